@@ -1,0 +1,50 @@
+# Compiler settings that hold for every room, and the one function that makes a room's library.
+
+option(GRADWIRE_TESTS "Build the tests" ON)
+option(GRADWIRE_WERROR "Treat warnings as errors (on in CI)" OFF)
+set(GRADWIRE_SANITIZE "" CACHE STRING "Sanitizers, as in -fsanitize=; empty for none")
+set(GRADWIRE_ARCH "" CACHE STRING "Value for -march=; empty: portable code with run-time dispatch")
+
+set(CMAKE_CXX_STANDARD 20)
+set(CMAKE_CXX_STANDARD_REQUIRED ON)
+set(CMAKE_CXX_EXTENSIONS OFF)
+set(CMAKE_POSITION_INDEPENDENT_CODE ON)
+set(CMAKE_EXPORT_COMPILE_COMMANDS ON)
+set(CMAKE_RUNTIME_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/bin)
+set(CMAKE_LIBRARY_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib)
+set(CMAKE_ARCHIVE_OUTPUT_DIRECTORY ${CMAKE_BINARY_DIR}/lib)
+# Speed of the data path matters, assertions stay on: -O2 without NDEBUG would slow Eigen's loops.
+set(CMAKE_CXX_FLAGS_RELWITHDEBINFO "-O3 -g1 -DNDEBUG")
+set(CMAKE_CXX_FLAGS_DEBUG "-O1 -g")
+
+find_program(CCACHE_PROGRAM ccache)
+if(CCACHE_PROGRAM AND NOT CMAKE_CXX_COMPILER_LAUNCHER)
+  set(CMAKE_CXX_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
+  set(CMAKE_C_COMPILER_LAUNCHER ${CCACHE_PROGRAM})
+endif()
+
+add_library(gradwire_options INTERFACE)
+target_compile_options(gradwire_options INTERFACE -Wall -Wextra -Wno-missing-field-initializers
+  $<$<BOOL:${GRADWIRE_WERROR}>:-Werror>)
+if(GRADWIRE_SANITIZE)
+  add_compile_options(-fsanitize=${GRADWIRE_SANITIZE} -fno-omit-frame-pointer
+                      -fno-sanitize-recover=undefined)
+  add_link_options(-fsanitize=${GRADWIRE_SANITIZE})
+endif()
+if(GRADWIRE_ARCH)
+  add_compile_options(-march=${GRADWIRE_ARCH})
+endif()
+
+# gradwire_library(NAME SOURCES file... [DEPS target...] [PRIVATE_DEPS target...])
+# Makes libgradwire_NAME with the alias gradwire::NAME, includes relative to the top folder.
+function(gradwire_library name)
+  cmake_parse_arguments(ARG "" "" "SOURCES;DEPS;PRIVATE_DEPS" ${ARGN})
+  add_library(gradwire_${name} STATIC ${ARG_SOURCES})
+  add_library(gradwire::${name} ALIAS gradwire_${name})
+  set_target_properties(gradwire_${name} PROPERTIES EXPORT_NAME ${name})
+  target_include_directories(gradwire_${name} PUBLIC
+    $<BUILD_INTERFACE:${PROJECT_SOURCE_DIR}> $<INSTALL_INTERFACE:include/gradwire>)
+  target_link_libraries(gradwire_${name} PUBLIC ${ARG_DEPS}
+                        PRIVATE ${ARG_PRIVATE_DEPS} $<BUILD_INTERFACE:gradwire_options>)
+  set_property(GLOBAL APPEND PROPERTY GRADWIRE_LIBRARIES gradwire_${name})
+endfunction()

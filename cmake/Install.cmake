@@ -1,0 +1,21 @@
+# `cmake --install` puts headers, static libraries and a package config in place, so that another
+# project writes find_package(gradwire) and links gradwire::collectives.
+include(GNUInstallDirs)
+include(CMakePackageConfigHelpers)
+
+get_property(libraries GLOBAL PROPERTY GRADWIRE_LIBRARIES)
+install(TARGETS ${libraries} EXPORT gradwireTargets
+        ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
+install(TARGETS gradwire_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+install(DIRECTORY transport collectives DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/gradwire
+        FILES_MATCHING PATTERN "*.h")
+install(EXPORT gradwireTargets NAMESPACE gradwire::
+        DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/gradwire)
+configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/gradwireConfig.cmake.in
+  ${PROJECT_BINARY_DIR}/gradwireConfig.cmake
+  INSTALL_DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/gradwire)
+write_basic_package_version_file(${PROJECT_BINARY_DIR}/gradwireConfigVersion.cmake
+  COMPATIBILITY SameMinorVersion)
+install(FILES ${PROJECT_BINARY_DIR}/gradwireConfig.cmake
+              ${PROJECT_BINARY_DIR}/gradwireConfigVersion.cmake
+        DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/gradwire)

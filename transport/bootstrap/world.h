@@ -1,0 +1,139 @@
+// The job as one rank sees it: who is there, and the control plane that connects them. Made by
+// JoinWorld() over gRPC; no data-path step waits on it.
+//
+// Failure. The first failure of the job latches: failure() returns it from then on, failure_fd()
+// becomes readable, and every pending and later call of this class returns it. A failure names the
+// rank that caused it, not the neighbour that noticed.
+//
+// Threads. All methods may be called from any thread.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "transport/bootstrap/launcher.h"
+#include "transport/memory.h"
+#include "transport/settings.h"
+#include "transport/status.h"
+
+namespace gradwire {
+
+// What one rank tells the others so that links can be made. Every field is checked by its reader.
+struct TcpEndpoint {
+  std::string address;  // numeric IPv4 or IPv6
+  uint16_t port = 0;
+};
+struct QueuePairEndpoint {
+  uint32_t qp_number = 0;            // 24 bits
+  uint32_t psn = 0;                  // 24 bits
+  std::array<uint8_t, 16> gid = {};  // network order
+  uint16_t lid = 0;
+  uint32_t path_mtu = 0;  // bytes
+};
+struct ConnectionFacts {
+  std::string secret;  // random bytes for the authentication of links
+  std::vector<TcpEndpoint> endpoints;
+  std::vector<QueuePairEndpoint> queue_pairs;
+  std::vector<MemoryGrant> grants;
+  int32_t window = 0;        // slots per link
+  int64_t slot_bytes = 0;
+  int32_t lanes = 0;
+};
+
+// A rank as the others see it.
+struct PeerInfo {
+  int rank = -1;
+  std::string host;     // host name
+  std::string host_id;  // equal for ranks that share a kernel (boot id and network namespace)
+  int64_t pid = 0;
+  int cores = 0;  // processors this rank may run on
+
+  // "rank 2 (node7, pid 4711)".
+  std::string Describe() const;
+};
+
+// What a rank is doing, told to the others when a collective went wrong.
+struct OperationReport {
+  uint64_t number = 0;      // of the collective on this communicator, from 1
+  std::string description;  // "all_reduce of 1000 float32, sum"
+  std::string waiting_for;  // "rank 3", empty when not known
+};
+// The answer: each rank's report, or none from a rank that did not answer in time.
+struct Diagnosis {
+  struct Row {
+    int rank = -1;
+    bool answered = false;
+    OperationReport report;
+    std::chrono::milliseconds silent_for{0};  // since its last heartbeat
+  };
+  std::vector<Row> rows;  // one per rank, in order
+};
+
+class World {
+ public:
+  virtual ~World() = default;
+
+  int rank() const { return rank_; }
+  int size() const { return static_cast<int>(peers_.size()); }
+  const PeerInfo& peer(int rank) const { return peers_[static_cast<size_t>(rank)]; }
+  // Ranks on this rank's host, and this one's index among them.
+  int local_size() const { return local_size_; }
+  int local_rank() const { return local_rank_; }
+  // True when the ranks of the fullest host outnumber its cores; the same on every rank.
+  bool oversubscribed() const { return oversubscribed_; }
+
+  // Gathers one value of every member under `name`; returns them in the order of `members`, which
+  // must be the same on all (empty: the whole world). Values are bounded to 1 MiB. A name is used
+  // once.
+  virtual absl::StatusOr<std::vector<std::string>> AllGather(std::string_view name,
+                                                             std::string value,
+                                                             const std::vector<int>& members,
+                                                             std::chrono::milliseconds timeout) = 0;
+  // The same for connection facts.
+  virtual absl::StatusOr<std::vector<ConnectionFacts>> ExchangeFacts(
+      std::string_view name, const ConnectionFacts& facts, const std::vector<int>& members,
+      std::chrono::milliseconds timeout) = 0;
+  virtual absl::Status Barrier(std::string_view name, std::chrono::milliseconds timeout) = 0;
+
+  // OK until the job has failed.
+  virtual absl::Status failure() const = 0;
+  // Readable once failure() is not OK; for poll and epoll, never read from.
+  virtual int failure_fd() const = 0;
+  // After a link broke: waits up to `grace` for the control plane to say which rank died first,
+  // and returns that; `suspicion` when it says nothing.
+  virtual absl::Status ExplainLinkFailure(absl::Status suspicion,
+                                          std::chrono::milliseconds grace) = 0;
+  // After a mismatch or a timeout: collects what every rank is doing. Ranks inside a collective are
+  // interrupted by the failure that this declares and then answer by calling Diagnose themselves.
+  virtual absl::StatusOr<Diagnosis> Diagnose(const OperationReport& mine,
+                                             std::string_view reason) = 0;
+  // True once a rank has called Diagnose: a collective that sees this stops and calls it too.
+  virtual bool diagnosis_wanted() const = 0;
+
+  // Orderly end: tells the others that this rank leaves on purpose; `reason` is empty for success.
+  virtual absl::Status Leave(std::string_view reason) = 0;
+
+ protected:
+  // Called once by an implementation when all have joined.
+  void SetPeers(int rank, std::vector<PeerInfo> peers);
+
+ private:
+  int rank_ = -1;
+  int local_size_ = 1;
+  int local_rank_ = 0;
+  bool oversubscribed_ = false;
+  std::vector<PeerInfo> peers_;
+};
+
+// Joins (and, as rank 0 without an outside rendezvous, first hosts) the job that `place` describes.
+// Blocks until all ranks are there or settings.join_timeout has passed; the error then names the
+// ranks that are missing and those present.
+absl::StatusOr<std::unique_ptr<World>> JoinWorld(const LaunchPlace& place,
+                                                 const Settings& settings);
+
+}  // namespace gradwire

@@ -1,0 +1,280 @@
+#include "transport/settings.h"
+
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cctype>
+#include <charconv>
+#include <cmath>
+#include <limits>
+#include <vector>
+
+#include "transport/immediate.h"
+
+extern char** environ;
+
+namespace gradwire {
+namespace {
+
+std::string_view Trim(std::string_view text) {
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.front()))) {
+    text.remove_prefix(1);
+  }
+  while (!text.empty() && std::isspace(static_cast<unsigned char>(text.back()))) {
+    text.remove_suffix(1);
+  }
+  return text;
+}
+
+std::string Lower(std::string_view text) {
+  std::string lower(text);
+  for (char& c : lower) c = static_cast<char>(std::tolower(static_cast<unsigned char>(c)));
+  return lower;
+}
+
+SettingInfo Text(std::string_view name, std::string Settings::*field, std::string_view help,
+                 bool secret = false) {
+  return {name,
+          "text",
+          "",
+          help,
+          secret,
+          [field](Settings& settings, std::string_view value) {
+            settings.*field = std::string(value);
+            return absl::OkStatus();
+          },
+          [field](const Settings& settings) { return settings.*field; }};
+}
+
+SettingInfo Choice(std::string_view name, std::string Settings::*field, std::string_view choices,
+                   std::string_view help) {
+  return {name,
+          "text",
+          choices,
+          help,
+          false,
+          [field, choices](Settings& settings, std::string_view value) -> absl::Status {
+            std::string_view rest = choices;
+            while (!rest.empty()) {
+              const size_t bar = std::min(rest.find('|'), rest.size());
+              if (rest.substr(0, bar) == value) {
+                settings.*field = std::string(value);
+                return absl::OkStatus();
+              }
+              rest.remove_prefix(std::min(bar + 1, rest.size()));
+            }
+            return InvalidArgument("'{}' is none of {}", value, choices);
+          },
+          [field](const Settings& settings) { return settings.*field; }};
+}
+
+template <typename T>
+SettingInfo Number(std::string_view name, std::string_view unit, T Settings::*field, int64_t low,
+                   int64_t high, std::string_view range, std::string_view help) {
+  const bool bytes = unit == "bytes";
+  return {name,
+          unit,
+          range,
+          help,
+          false,
+          [=](Settings& settings, std::string_view value) -> absl::Status {
+            auto number = bytes && !value.starts_with('-') ? ParseByteSize(value) : ParseInt(value);
+            if (!number.ok()) return number.status();
+            if (*number < low || *number > high) {
+              return InvalidArgument("{} is outside {}", value, range);
+            }
+            settings.*field = static_cast<T>(*number);
+            return absl::OkStatus();
+          },
+          [field](const Settings& settings) { return fmt::format("{}", settings.*field); }};
+}
+
+SettingInfo Duration(std::string_view name, std::chrono::milliseconds Settings::*field,
+                     std::string_view help) {
+  return {name,
+          "ms",
+          "1ms..24h",
+          help,
+          false,
+          [field](Settings& settings, std::string_view value) -> absl::Status {
+            GW_ASSIGN_OR_RETURN(const auto duration, ParseDuration(value));
+            if (duration.count() < 1 || duration > std::chrono::hours(24)) {
+              return InvalidArgument("{} is outside 1ms..24h", value);
+            }
+            settings.*field = duration;
+            return absl::OkStatus();
+          },
+          [field](const Settings& settings) {
+            return fmt::format("{}ms", (settings.*field).count());
+          }};
+}
+
+const std::vector<SettingInfo>& Table() {
+  using S = Settings;
+  static const auto* table = new std::vector<SettingInfo>{
+      Choice("transport", &S::transport, "auto|rdma|tcp", "what moves the data"),
+      Text("device", &S::device, "device to use, by name; empty: chosen"),
+      Text("socket-interface", &S::socket_interface,
+           "interfaces for TCP: name prefixes (^ excludes, = exact) or CIDR blocks"),
+      Choice("socket-family", &S::socket_family, "any|ipv4|ipv6", "address family for TCP"),
+      Text("rendezvous", &S::rendezvous, "host:port; empty: MASTER_ADDR:MASTER_PORT"),
+      Text("job-id", &S::job_id, "ranks with another id are turned away"),
+      Text("token", &S::token, "shared secret that every control call carries", true),
+      Text("tls-ca", &S::tls_ca, "PEM file with the certificate authority; turns TLS on"),
+      Text("tls-cert", &S::tls_cert, "PEM file with this side's certificate"),
+      Text("tls-key", &S::tls_key, "PEM file with this side's private key"),
+      Duration("join-timeout", &S::join_timeout, "wait until all ranks have joined"),
+      Duration("op-timeout", &S::op_timeout, "wait for one collective"),
+      Duration("heartbeat-interval", &S::heartbeat_interval, "time between heartbeats"),
+      Duration("heartbeat-timeout", &S::heartbeat_timeout,
+               "silence after which a rank counts as gone"),
+      Number("slice-bytes", "bytes", &S::slice_bytes, 4 << 10, 16 << 20, "4K..16M",
+             "bytes of a slice: one write, one slot"),
+      Number("slots", "count", &S::slots, 2, Immediate::kMaxWindow, "2..128",
+             "slots per link at each receiver"),
+      Number("lanes", "count", &S::lanes, 1, 16, "1..16", "connections or queue pairs per link"),
+      Number("spin-us", "us", &S::spin_us, -1, 1'000'000, "-1..1000000",
+             "polling before a wait blocks; -1: 50 with a core per rank, else 0"),
+      Number("socket-buffer-bytes", "bytes", &S::socket_buffer_bytes, 0, 1 << 30, "0..1G",
+             "socket buffer per direction; 0: the system's tuning"),
+      Text("tcp-congestion", &S::tcp_congestion, "TCP congestion control; empty: the system's"),
+      Choice("all-reduce", &S::all_reduce, "auto|ring|recursive_doubling|tree",
+             "all-reduce algorithm"),
+      Number("latency-bytes", "bytes", &S::latency_bytes, -1, 1 << 30, "-1..1G",
+             "largest tensor for the latency algorithm; -1: by world size and cores"),
+      Choice("log-level", &S::log_level, "trace|debug|info|warn|error|off", "what is logged"),
+  };
+  return *table;
+}
+
+}  // namespace
+
+std::string SettingInfo::variable() const {
+  std::string result = "GRADWIRE_";
+  for (char c : name) {
+    result += c == '-' ? '_' : static_cast<char>(std::toupper(static_cast<unsigned char>(c)));
+  }
+  return result;
+}
+
+std::span<const SettingInfo> AllSettings() { return Table(); }
+
+absl::Status SetSetting(Settings& settings, std::string_view name, std::string_view value) {
+  for (const SettingInfo& info : Table()) {
+    if (info.name == name) return Annotate(info.set(settings, value), fmt::format("--{}", name));
+  }
+  return MakeError(absl::StatusCode::kNotFound, "--{}: no such setting", name);
+}
+
+absl::StatusOr<Settings> SettingsFromEnvironment(
+    const std::map<std::string, std::string>& environment) {
+  constexpr std::string_view kPrefix = "GRADWIRE_";
+  Settings settings;
+  for (const auto& [variable, value] : environment) {
+    if (!variable.starts_with(kPrefix)) continue;
+    const auto& table = Table();
+    const auto info = std::find_if(table.begin(), table.end(), [&](const SettingInfo& candidate) {
+      return candidate.variable() == variable;
+    });
+    if (info == table.end()) {
+      return InvalidArgument("{}: no such setting; `gradwire config` lists them", variable);
+    }
+    GW_RETURN_IF_ERROR(Annotate(info->set(settings, value), variable));
+  }
+  GW_RETURN_IF_ERROR(Validate(settings));
+  return settings;
+}
+
+absl::StatusOr<Settings> SettingsFromEnvironment() {
+  std::map<std::string, std::string> environment;
+  for (char** entry = environ; entry != nullptr && *entry != nullptr; ++entry) {
+    const std::string_view text = *entry;
+    const size_t equals = text.find('=');
+    if (equals == std::string_view::npos) continue;
+    environment.emplace(text.substr(0, equals), text.substr(equals + 1));
+  }
+  return SettingsFromEnvironment(environment);
+}
+
+absl::Status Validate(const Settings& settings) {
+  if (settings.slice_bytes % 64 != 0) {
+    return InvalidArgument("--slice-bytes {}: slots are cache-line aligned, take a multiple of 64",
+                           settings.slice_bytes);
+  }
+  if (settings.heartbeat_timeout <= settings.heartbeat_interval) {
+    return InvalidArgument("--heartbeat-timeout {}ms must exceed --heartbeat-interval {}ms",
+                           settings.heartbeat_timeout.count(), settings.heartbeat_interval.count());
+  }
+  if (settings.tls_cert.empty() != settings.tls_key.empty()) {
+    return InvalidArgument("--tls-cert and --tls-key go together; only {} is set",
+                           settings.tls_cert.empty() ? "--tls-key" : "--tls-cert");
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int64_t> ParseInt(std::string_view text) {
+  const std::string_view trimmed = Trim(text);
+  int64_t value = 0;
+  const auto [end, error] = std::from_chars(trimmed.data(), trimmed.data() + trimmed.size(), value);
+  if (trimmed.empty() || error != std::errc() || end != trimmed.data() + trimmed.size()) {
+    return InvalidArgument("'{}' is not a whole number", text);
+  }
+  return value;
+}
+
+absl::StatusOr<int64_t> ParseByteSize(std::string_view text) {
+  std::string_view digits = Trim(text);
+  int shift = 0;
+  if (!digits.empty()) {
+    switch (std::toupper(static_cast<unsigned char>(digits.back()))) {
+      case 'K': shift = 10; break;
+      case 'M': shift = 20; break;
+      case 'G': shift = 30; break;
+      default: break;
+    }
+    if (shift != 0) digits.remove_suffix(1);
+  }
+  const auto number = ParseInt(digits);
+  if (!number.ok() || *number < 0 || *number > std::numeric_limits<int64_t>::max() >> shift) {
+    return InvalidArgument("'{}' is not a size; write bytes or a number with K, M or G", text);
+  }
+  return *number << shift;
+}
+
+absl::StatusOr<bool> ParseBool(std::string_view text) {
+  const std::string value = Lower(Trim(text));
+  for (std::string_view yes : {"1", "true", "yes", "y", "on"}) {
+    if (value == yes) return true;
+  }
+  for (std::string_view no : {"0", "false", "no", "n", "off"}) {
+    if (value == no) return false;
+  }
+  return InvalidArgument("'{}' is neither true nor false", text);
+}
+
+absl::StatusOr<std::chrono::milliseconds> ParseDuration(std::string_view text) {
+  std::string_view digits = Trim(text);
+  double scale = 1000;
+  if (digits.ends_with("ms")) {
+    scale = 1;
+    digits.remove_suffix(2);
+  } else if (digits.ends_with("s")) {
+    digits.remove_suffix(1);
+  } else if (digits.ends_with("m")) {
+    scale = 60'000;
+    digits.remove_suffix(1);
+  } else if (digits.ends_with("h")) {
+    scale = 3'600'000;
+    digits.remove_suffix(1);
+  }
+  double value = 0;
+  const auto [end, error] = std::from_chars(digits.data(), digits.data() + digits.size(), value);
+  if (digits.empty() || error != std::errc() || end != digits.data() + digits.size() ||
+      !std::isfinite(value) || value < 0 || value * scale > 1e12) {
+    return InvalidArgument("'{}' is not a duration; write for example 250ms, 10s or 2m", text);
+  }
+  return std::chrono::milliseconds(std::llround(value * scale));
+}
+
+}  // namespace gradwire

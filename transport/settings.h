@@ -1,0 +1,118 @@
+// Every setting of the library, in one struct: each field has a flag, a GRADWIRE_* variable, a
+// default and a range, listed once in settings.cc. `gradwire config` prints the effective values.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <span>
+#include <string>
+#include <string_view>
+
+#include "transport/status.h"
+
+namespace gradwire {
+
+struct Settings {
+  // --- What moves the data ---
+  // auto | rdma | tcp. auto: a real RDMA device when there is one.
+  std::string transport = "auto";
+  // Device to use, by name; empty: chosen.
+  std::string device;
+  // Interfaces for TCP, in NCCL_SOCKET_IFNAME's grammar (comma list of name prefixes; a leading ^
+  // excludes, a leading = wants the exact name) or CIDR blocks such as 10.0.0.0/8 or fd00::/8.
+  // Empty: the interface that reaches the rendezvous.
+  std::string socket_interface;
+  // any | ipv4 | ipv6.
+  std::string socket_family = "any";
+
+  // --- Who belongs to the job ---
+  // Rendezvous as host:port; empty: MASTER_ADDR:MASTER_PORT or what the launcher provides.
+  std::string rendezvous;
+  // Ranks with another id are turned away.
+  std::string job_id = "gradwire";
+  // Shared secret that every control call carries; empty: none wanted.
+  std::string token;
+  // PEM files. A CA turns TLS on; certificate and key identify this side.
+  std::string tls_ca;
+  std::string tls_cert;
+  std::string tls_key;
+
+  // --- How long to wait ---
+  // Until all ranks have joined.
+  std::chrono::milliseconds join_timeout{60'000};
+  // For one collective, push or pull.
+  std::chrono::milliseconds op_timeout{60'000};
+  std::chrono::milliseconds heartbeat_interval{500};
+  // Silence after which a rank counts as gone although its connection stands.
+  std::chrono::milliseconds heartbeat_timeout{30'000};
+
+  // --- The data path ---
+  // Bytes of a slice: the unit of one write, and of a slot.
+  int64_t slice_bytes = 256 << 10;
+  // Slots per link at each receiver, 2..128.
+  int slots = 8;
+  // Connections (TCP) or queue pairs (RDMA) per link.
+  int lanes = 1;
+  // How long a wait polls before it blocks, in microseconds; -1: 50 when every rank of the host has
+  // a core of its own, else 0.
+  int spin_us = -1;
+  // Socket buffer in bytes for either direction, 0: the system's own tuning.
+  int64_t socket_buffer_bytes = 0;
+  // TCP congestion control by name; empty: the system's.
+  std::string tcp_congestion;
+
+  // --- Collectives ---
+  // auto | ring | recursive_doubling | tree: the all-reduce algorithm.
+  std::string all_reduce = "auto";
+  // With auto: the largest tensor in bytes for the latency algorithm; -1: chosen by world size and
+  // cores (docs/collectives.md has the table).
+  int64_t latency_bytes = -1;
+
+  // --- What is said ---
+  // trace | debug | info | warn | error | off.
+  std::string log_level = "warn";
+};
+
+// One row of the table of settings.
+struct SettingInfo {
+  std::string_view name;   // as a flag: "slice-bytes" for --slice-bytes and GRADWIRE_SLICE_BYTES
+  std::string_view unit;   // "bytes", "us", "ms", "count", "text"
+  std::string_view range;  // for a reader: "2..128", "auto|rdma|tcp"
+  std::string_view help;
+  bool secret = false;     // never printed
+  // Parses and stores; InvalidArgument says what was expected.
+  std::function<absl::Status(Settings&, std::string_view value)> set;
+  std::function<std::string(const Settings&)> get;
+
+  // "slice-bytes" -> "GRADWIRE_SLICE_BYTES".
+  std::string variable() const;
+};
+
+// All settings in the order in which they are printed.
+std::span<const SettingInfo> AllSettings();
+
+// Sets one by name. NotFound for an unknown name, InvalidArgument for a bad value; both name it.
+absl::Status SetSetting(Settings& settings, std::string_view name, std::string_view value);
+
+// Defaults overlaid with GRADWIRE_* of `environment` (pairs NAME -> value). A GRADWIRE_* variable
+// that is not a setting is an error.
+absl::StatusOr<Settings> SettingsFromEnvironment(
+    const std::map<std::string, std::string>& environment);
+// The same from this process's environment.
+absl::StatusOr<Settings> SettingsFromEnvironment();
+
+// Relations between settings that no single range can state. Called by everything that takes them.
+absl::Status Validate(const Settings& settings);
+
+// "64K", "4M", "1G" (binary) or a plain number of bytes.
+absl::StatusOr<int64_t> ParseByteSize(std::string_view text);
+// 1/0, true/false, yes/no, y/n, on/off in any case, trimmed.
+absl::StatusOr<bool> ParseBool(std::string_view text);
+// A whole decimal number, nothing after it.
+absl::StatusOr<int64_t> ParseInt(std::string_view text);
+// "250ms", "10s", "2m"; a bare number is seconds.
+absl::StatusOr<std::chrono::milliseconds> ParseDuration(std::string_view text);
+
+}  // namespace gradwire

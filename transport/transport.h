@@ -1,0 +1,144 @@
+// The one interface that every algorithm is written against.
+//
+// A transport offers one data verb: write these bytes into that place of the peer's region, and
+// hand the peer this tag once the bytes are visible to it. Over RDMA that is one WRITE_WITH_IMM;
+// over TCP it is one frame whose payload the receiver reads straight into the target place.
+//
+// Flow control. Each link has `window()` slots at the receiver, each of `slot_bytes()`. A write
+// takes one credit, whether it lands in a slot or in another granted region, so a credit stands for
+// one free slot *and* one posted receive. The receiver gives it back with Release() once it has
+// consumed the arrival; credits ride on the immediate of a write in the other direction or, when
+// half the window is owed, travel alone.
+//
+// Order. Arrivals of one link are delivered in the order in which they were posted, however many
+// lanes carried them.
+//
+// Threads. Register() and Allocate() may be called from any thread. Everything else (links, Poll,
+// Wait) belongs to one thread at a time; the caller sees to that.
+#pragma once
+
+#include <chrono>
+#include <cstdint>
+#include <memory>
+#include <span>
+#include <string>
+
+#include "transport/immediate.h"
+#include "transport/memory.h"
+#include "transport/settings.h"
+#include "transport/status.h"
+
+namespace gradwire {
+
+class World;
+class Link;
+
+using Clock = std::chrono::steady_clock;
+using Deadline = Clock::time_point;
+
+struct Completion {
+  enum class Kind : uint8_t {
+    kWritten,  // writes of ours up to and including `sequence` are done: their source may change
+    kArrived,  // a peer's write is visible in our memory
+  };
+  Kind kind = Kind::kWritten;
+  uint16_t tag = 0;       // kArrived: the writer's tag
+  uint32_t length = 0;    // kArrived: bytes written, 0 included
+  uint64_t sequence = 0;  // the write's number on its link, from 0, counted per direction
+  Link* link = nullptr;
+};
+
+// Our connection to one peer. Made by Transport::OpenLink and owned by the transport.
+class Link {
+ public:
+  virtual ~Link() = default;
+
+  int peer() const { return peer_; }
+  // Slots at each receiver = writes that may be on their way at once.
+  int window() const { return window_; }
+  // Bytes of a slot, and the most that one write may carry.
+  size_t slot_bytes() const { return slot_bytes_; }
+  // Writes that may be posted now: window() less those not yet released by the peer.
+  int credits() const { return credits_; }
+  // Number of the next write; also the count of writes posted so far.
+  uint64_t next_sequence() const { return next_sequence_; }
+  // Writes whose source may be changed again: all with a number below this.
+  uint64_t written() const { return written_; }
+
+  // The peer's slot for the next write, cut to `length` <= slot_bytes().
+  RemoteSpan NextSlot(size_t length) const {
+    const uint64_t index = next_sequence_ % static_cast<uint64_t>(window_);
+    return RemoteSpan{slots_at_peer_.address + index * slot_bytes_, slots_at_peer_.key, length};
+  }
+
+  // Posts one write. `from.length` equals `to.length` and is at most slot_bytes(). The source must
+  // not change until written() passes this write's number. It starts at once or, when the
+  // transport chains posts, at the next Poll, Wait or Flush.
+  // ResourceExhausted without a credit; InvalidArgument on bad lengths or tag.
+  virtual absl::Status Write(const RegionSpan& from, const RemoteSpan& to, uint16_t tag) = 0;
+
+  // Where an arrival that was written to a slot lies, until it is released.
+  ConstBytes Slot(const Completion& arrival) const {
+    const uint64_t index = arrival.sequence % static_cast<uint64_t>(window_);
+    return ConstBytes(slots_.data() + index * slot_bytes_, arrival.length);
+  }
+
+  // Gives `count` consumed arrivals back to the peer, oldest first.
+  virtual absl::Status Release(int count) = 0;
+
+ protected:
+  int peer_ = -1;
+  int window_ = 0;
+  int credits_ = 0;
+  size_t slot_bytes_ = 0;
+  uint64_t next_sequence_ = 0;
+  uint64_t written_ = 0;
+  Bytes slots_;
+  MemoryGrant slots_at_peer_;
+};
+
+// Bytes and operating-system work since the transport was made; for reports, not for control.
+struct TransportCounters {
+  uint64_t bytes_sent = 0;      // payload
+  uint64_t bytes_received = 0;  // payload
+  uint64_t writes = 0;
+  uint64_t arrivals = 0;
+  uint64_t credit_messages = 0;  // credits that travelled alone
+  uint64_t syscalls = 0;
+  uint64_t blocks = 0;  // times a wait gave up the processor
+};
+
+class Transport {
+ public:
+  virtual ~Transport() = default;
+
+  // "tcp" or "rdma".
+  virtual std::string name() const = 0;
+  // Interface or device in use, with the reason it was chosen; one line for the user.
+  virtual std::string description() const = 0;
+
+  // Makes `bytes` known. It must outlive the region. `access` says what peers may do with it.
+  virtual absl::StatusOr<Region> Register(Bytes bytes, Access access) = 0;
+  // Page-aligned, zeroed, registered memory that lives as long as the region.
+  virtual absl::StatusOr<Region> Allocate(size_t bytes, Access access) = 0;
+
+  // The link to `peer`, opened when first needed. Both ends must call it, in any order.
+  virtual absl::StatusOr<Link*> OpenLink(int peer, Deadline deadline) = 0;
+
+  // Puts posted writes on their way without looking for completions.
+  virtual absl::Status Flush() = 0;
+  // Fills `out` with what has finished, without blocking; returns how many.
+  virtual absl::StatusOr<int> Poll(std::span<Completion> out) = 0;
+  // As Poll, but blocks until something finished. DeadlineExceeded at `deadline`; the failure of
+  // a peer as soon as it is known. The first error latches: later calls return it again.
+  virtual absl::StatusOr<int> Wait(std::span<Completion> out, Deadline deadline) = 0;
+
+  virtual TransportCounters counters() const = 0;
+};
+
+// The transport that `settings` ask for. `name` tells several transports of one world apart; all
+// ranks must create the same ones in the same order.
+absl::StatusOr<std::unique_ptr<Transport>> CreateTransport(World& world, const Settings& settings,
+                                                           std::string_view name);
+
+}  // namespace gradwire
