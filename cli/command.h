@@ -7,7 +7,9 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
+#include "cli/local_job.h"
 #include "collectives/communicator.h"
 #include "transport/bootstrap/world.h"
 #include "transport/settings.h"
@@ -17,19 +19,24 @@ namespace gradwire::cli {
 
 // Exit codes of every program.
 inline constexpr int kDone = 0;
-inline constexpr int kFailed = 1;   // the work failed
-inline constexpr int kMisuse = 2;   // wrong usage or configuration
+inline constexpr int kFailed = 1;  // the work failed
+inline constexpr int kMisuse = 2;  // wrong usage or configuration
 
 // Runs the chosen subcommand; returns the exit code.
 using Action = std::function<int()>;
 
 // Adds one flag per setting (--transport, --device, --slice-bytes, ...), in a group of their own.
-// Values are laid over `settings`, which holds defaults and GRADWIRE_* variables.
+// When `command` is parsed, `settings` becomes the defaults, overlaid with GRADWIRE_* variables,
+// overlaid with flags; a bad or unknown one ends the parse with an error that names it. `settings`
+// must live as long as `command`.
 void AddSettings(CLI::App& command, Settings& settings);
 
 // Prints "gradwire: [rank N: ]message" as one line on stderr; returns kMisuse for InvalidArgument
 // and NotFound, else kFailed.
 int ReportError(const absl::Status& status, int rank = -1);
+
+// Logs go to stderr from `level` on (a value of --log-level), with the rank unless it is -1.
+void SetUpLogging(const std::string& level, int rank = -1);
 
 // This process's membership in a job, with the collectives ready.
 struct Job {
@@ -37,25 +44,17 @@ struct Job {
   std::unique_ptr<Communicator> communicator;
 };
 // Finds this process's rank in the environment and joins. Without launcher variables: a job of one.
+// From here on a broken connection is an error value, never SIGPIPE.
 absl::StatusOr<Job> JoinJob(const Settings& settings);
 
-void AddLaunch(CLI::App& root, Action& action);
+// Takes the program to launch out of `arguments` (the command line without the program's name),
+// so that its flags are never taken for ours. To be called before `arguments` are parsed.
+void AddLaunch(CLI::App& root, std::vector<std::string>& arguments, Action& action);
 void AddTrain(CLI::App& root, Action& action);
 void AddDemo(CLI::App& root, Action& action);
 void AddBench(CLI::App& root, Action& action);
 void AddRendezvous(CLI::App& root, Action& action);
 void AddConfig(CLI::App& root, Action& action);
 void AddDoctor(CLI::App& root, Action& action);
-
-// Starts `ranks` local processes of `command` with torchrun's variables and waits for them. Output
-// is passed on line by line behind "[rank] "; with `plain_rank0`, rank 0 keeps this process's own
-// stdout and stderr instead. The first failure ends all (SIGTERM, then SIGKILL after a grace).
-// Returns the exit code of the first rank that failed (128 + signal when killed), or 0.
-struct LocalJob {
-  int ranks = 1;
-  std::vector<std::string> command;
-  bool plain_rank0 = false;
-};
-absl::StatusOr<int> RunLocalJob(const LocalJob& job);
 
 }  // namespace gradwire::cli

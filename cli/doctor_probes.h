@@ -1,0 +1,50 @@
+// Looks at this machine for what ranks need. Nothing is changed; every probe is bounded in time.
+#pragma once
+
+#include <functional>
+#include <string>
+#include <vector>
+
+namespace gradwire::cli {
+
+enum class Verdict { kOk, kNote, kProblem };
+// "ok", "note" or "problem".
+const char* NameOf(Verdict verdict);
+
+struct Finding {
+  std::string subject;  // "cpu", "interface eth0"
+  Verdict verdict = Verdict::kOk;
+  std::string detail;
+  std::string remedy;  // what to do about a note or a problem; empty when there is nothing to do
+};
+using Findings = std::vector<Finding>;
+
+struct ProbeOptions {
+  int port = 29500;  // of the rendezvous, to be bound for a moment
+  // Where the kernel's file systems are; tests put trees of their own here.
+  std::string proc = "/proc";
+  std::string sys = "/sys";
+};
+
+// Processor model, cores and how many of them this process may use, vector instructions.
+Findings ProbeCpu(const ProbeOptions& options);
+// Kernel release, memory, limits on locked memory and on open files.
+Findings ProbeKernel(const ProbeOptions& options);
+Findings ProbeMemory(const ProbeOptions& options);
+Findings ProbeLimits(const ProbeOptions& options);
+// Interfaces that are up: MTU and addresses.
+Findings ProbeInterfaces(const ProbeOptions& options);
+// Congestion control, the rendezvous port, an exchange over loopback, this host's name.
+Findings ProbeCongestion(const ProbeOptions& options);
+Findings ProbePort(const ProbeOptions& options);
+Findings ProbeLoopback(const ProbeOptions& options);
+Findings ProbeHostName(const ProbeOptions& options);
+// RDMA devices with the state and link layer of each port.
+Findings ProbeRdma(const ProbeOptions& options);
+// GRADWIRE_* variables of this process.
+Findings ProbeSettings(const ProbeOptions& options);
+
+// All of the above, in that order.
+Findings ProbeAll(const ProbeOptions& options);
+
+}  // namespace gradwire::cli
