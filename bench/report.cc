@@ -1,0 +1,167 @@
+#include "bench/report.h"
+
+#include <fcntl.h>
+#include <fmt/chrono.h>
+#include <fmt/format.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <ctime>
+
+#include "bench/resources.h"
+
+namespace gradwire::bench {
+namespace {
+
+using Json = nlohmann::ordered_json;
+
+constexpr int kReportVersion = 1;
+constexpr int kMaxNames = 10'000;  // of the same report
+
+std::string LocalTime() {
+  return fmt::format("{:%Y-%m-%d %H:%M:%S}", fmt::localtime(std::time(nullptr)));
+}
+
+// `arguments` with the values of secret settings hidden, whether written --name=value or --name
+// value.
+std::vector<std::string> WithoutSecrets(std::vector<std::string> arguments) {
+  for (const SettingInfo& info : AllSettings()) {
+    if (!info.secret) continue;
+    const std::string flag = fmt::format("--{}", info.name);
+    for (size_t i = 0; i < arguments.size(); ++i) {
+      if (arguments[i] == flag && i + 1 < arguments.size()) arguments[i + 1] = "***";
+      if (arguments[i].rfind(flag + "=", 0) == 0) arguments[i] = flag + "=***";
+    }
+  }
+  return arguments;
+}
+
+Json Effective(const Settings& settings) {
+  Json json = Json::object();
+  for (const SettingInfo& info : AllSettings()) {
+    if (!info.secret) json[std::string(info.name)] = info.get(settings);
+  }
+  return json;
+}
+
+Json Numbers(const Half& half) {
+  Json json = {{"time", half.time_us},
+               {"alg_bw", half.algorithm_bandwidth},
+               {"bus_bw", half.bus_bandwidth},
+               {"nwrong", nullptr},
+               {"cpu_s_per_gb", half.cpu_seconds_per_gb},
+               {"voluntary_switches", half.voluntary_switches},
+               {"involuntary_switches", half.involuntary_switches}};
+  if (half.wrong) json["nwrong"] = *half.wrong;
+  return json;
+}
+
+Json PerCall(const Half& half) {
+  const Summary& calls = half.per_call;
+  return {{"min_us", calls.min},     {"max_us", calls.max},    {"avg_us", calls.avg},
+          {"p50_us", calls.p50},     {"p95_us", calls.p95},    {"p99_us", calls.p99},
+          {"stdev_us", calls.stdev}, {"cv_pct", calls.cv_pct}, {"times_us", half.samples}};
+}
+
+}  // namespace
+
+absl::StatusOr<Report> Report::Create(const std::string& path) {
+  Report report;
+  report.path_ = path;
+  for (int number = 0; number <= kMaxNames; ++number) {
+    const int fd = open(report.path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (fd >= 0) {
+      report.file_.reset(fdopen(fd, "w"));
+      if (report.file_ != nullptr) return report;
+      const int error = errno;
+      close(fd);
+      return ErrnoError(error, "cannot write the report {}", report.path_);
+    }
+    if (errno != EEXIST) {
+      return InvalidArgument(
+          "cannot create the report {} ({}); give -J a path in a folder that "
+          "can be written",
+          report.path_, std::generic_category().message(errno));
+    }
+    report.path_ = fmt::format("{}.{}", path, number);
+  }
+  return InvalidArgument("{} and {} numbered reports beside it exist; remove some", path,
+                         kMaxNames);
+}
+
+void Report::Begin(const std::vector<std::string>& arguments, const CollectiveInfo& collective,
+                   const Options& options, const Settings& settings,
+                   const std::vector<RankLine>& ranks) {
+  json_["version"] = kReportVersion;
+  json_["start_time"] = LocalTime();
+  json_["args"] = WithoutSecrets(arguments);
+  json_["settings"] = Effective(settings);
+  const Machine machine = ThisMachine();
+  json_["machine"] = {
+      {"cpu_model", machine.cpu_model}, {"cores", machine.cores}, {"kernel", machine.kernel}};
+  Json devices = Json::array();
+  for (const RankLine& line : ranks) {
+    devices.push_back({{"rank", line.peer.rank},
+                       {"group", 0},
+                       {"pid", line.peer.pid},
+                       {"hostname", line.peer.host},
+                       {"cores", line.peer.cores},
+                       {"device", 0},
+                       {"transport", line.transport},
+                       {"device_info", line.description}});
+  }
+  json_["devices"] = std::move(devices);
+  Json config = {{"collective", collective.name},
+                 {"ranks", ranks.size()},
+                 {"minimum_bytes", options.min_bytes},
+                 {"maximum_bytes", options.max_bytes}};
+  if (options.step_factor > 1) {
+    config["step_factor"] = options.step_factor;
+  } else {
+    config["step_bytes"] = options.step_bytes;
+  }
+  if (!options.sizes.empty()) config["sizes"] = options.sizes;
+  config["warmup_iters"] = options.warmups;
+  config["iterations"] = options.iterations;
+  config["run_cycles"] = options.cycles;
+  config["validation"] = options.checks;
+  config["average"] = static_cast<int>(options.average);
+  config["local_register"] = options.registered ? 1 : 0;
+  json_["config"] = std::move(config);
+  json_["results"] = Json::array();
+}
+
+void Report::Add(const Row& row) {
+  json_["results"].push_back({{"size", row.bytes},
+                              {"count", row.measured.count},
+                              {"type", NameOf(row.measured.type)},
+                              {"redop", OpColumn(row.measured)},
+                              {"root", RootColumn(row.measured)},
+                              {"out_of_place", Numbers(row.out_of_place)},
+                              {"out_of_place_per_iter", PerCall(row.out_of_place)},
+                              {"in_place", Numbers(row.in_place)},
+                              {"in_place_per_iter", PerCall(row.in_place)}});
+}
+
+void Report::End(const Options& options, const Totals& totals) {
+  json_["out_of_bounds"] = {{"count", totals.wrong}, {"okay", totals.wrong == 0}};
+  Json bandwidth = {{"bandwidth", totals.bus_bandwidth}, {"okay", "unchecked"}};
+  if (options.min_bandwidth >= 0) bandwidth["okay"] = totals.BandwidthOkay(options);
+  json_["average_bus_bandwidth"] = std::move(bandwidth);
+}
+
+void Report::AddError(const std::string& message) { json_["errors"].push_back(message); }
+
+absl::Status Report::Write() {
+  if (!json_.contains("errors")) json_["errors"] = Json::array();
+  json_["end_time"] = LocalTime();
+  // Text that is no UTF-8 (a host name, an argument) must not cost the report.
+  const std::string text = json_.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
+  std::FILE* file = file_.get();
+  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
+  const bool closed = std::fclose(file_.release()) == 0;
+  if (written && closed) return absl::OkStatus();
+  return ErrnoError(errno, "cannot write the report {}", path_);
+}
+
+}  // namespace gradwire::bench

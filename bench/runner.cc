@@ -1,0 +1,262 @@
+#include "bench/runner.h"
+
+#include <algorithm>
+#include <chrono>
+#include <memory>
+#include <new>
+#include <numeric>
+#include <span>
+
+#include "bench/resources.h"
+#include "bench/sampling.h"
+
+namespace gradwire::bench {
+namespace {
+
+double Now() {
+  return std::chrono::duration<double, std::micro>(
+             std::chrono::steady_clock::now().time_since_epoch())
+      .count();
+}
+
+// Memory for the tensors of a sweep.
+class Buffer {
+ public:
+  static absl::StatusOr<Buffer> Make(Communicator& communicator, size_t bytes, bool registered) {
+    Buffer buffer;
+    bytes = std::max(bytes, kPage);  // never empty, so that every tensor has a place
+    if (registered) {
+      GW_ASSIGN_OR_RETURN(buffer.region_, communicator.Allocate(bytes));
+      buffer.data_ = buffer.region_.bytes().data();
+      return buffer;
+    }
+    buffer.pages_.reset(new (std::align_val_t{kPage}, std::nothrow) std::byte[bytes]);
+    if (buffer.pages_ == nullptr) {
+      return MakeError(absl::StatusCode::kResourceExhausted,
+                       "rank {} has no memory for a tensor of {} bytes; use a smaller -e",
+                       communicator.rank(), bytes);
+    }
+    buffer.data_ = buffer.pages_.get();
+    return buffer;
+  }
+  std::byte* data() const { return data_; }
+
+ private:
+  static constexpr size_t kPage = 4096;
+  struct FreePages {
+    void operator()(std::byte* pages) const { ::operator delete[](pages, std::align_val_t{kPage}); }
+  };
+  Region region_;
+  std::unique_ptr<std::byte[], FreePages> pages_;
+  std::byte* data_ = nullptr;
+};
+
+// What one rank finds out about one half; gathered as doubles.
+struct RankResult {
+  double time_us = 0;
+  double cpu_seconds = 0;
+  double voluntary_switches = 0;
+  double involuntary_switches = 0;
+  double wrong = 0;
+};
+constexpr size_t kFields = sizeof(RankResult) / sizeof(double);
+static_assert(kFields * sizeof(double) == sizeof(RankResult));
+
+absl::StatusOr<std::vector<RankResult>> Gather(Communicator& communicator, RankResult mine) {
+  std::vector<RankResult> all(static_cast<size_t>(communicator.size()));
+  GW_RETURN_IF_ERROR(
+      communicator.AllGather(std::span<double>(&mine.time_us, kFields),
+                             std::span<double>(&all[0].time_us, all.size() * kFields)));
+  return all;
+}
+
+double TimeShown(const std::vector<RankResult>& results, Average average) {
+  const auto less = [](const RankResult& a, const RankResult& b) { return a.time_us < b.time_us; };
+  switch (average) {
+    case Average::kRank0:
+      return results[0].time_us;
+    case Average::kMin:
+      return std::min_element(results.begin(), results.end(), less)->time_us;
+    case Average::kMax:
+      return std::max_element(results.begin(), results.end(), less)->time_us;
+    case Average::kMean:
+      break;
+  }
+  double sum = 0;
+  for (const RankResult& result : results) sum += result.time_us;
+  return sum / static_cast<double>(results.size());
+}
+
+class Sweep {
+ public:
+  Sweep(Communicator& communicator, const CollectiveInfo& collective, const Options& options,
+        std::byte* send, std::byte* receive)
+      : communicator_(communicator),
+        collective_(collective),
+        options_(options),
+        send_(send),
+        receive_(receive) {}
+
+  absl::StatusOr<Row> Measure(const Case& measured) {
+    Row row{measured, measured.Bytes(communicator_.size())};
+    GW_ASSIGN_OR_RETURN(row.out_of_place, MeasureHalf(measured, false));
+    GW_ASSIGN_OR_RETURN(row.in_place, MeasureHalf(measured, true));
+    return row;
+  }
+
+ private:
+  absl::StatusOr<Half> MeasureHalf(const Case& measured, bool in_place) {
+    Call call(measured, in_place, communicator_, send_, receive_);
+    call.Clear();
+    for (int64_t i = 0; i < options_.warmups; ++i) GW_RETURN_IF_ERROR(call.Run());
+
+    Half half;
+    GW_ASSIGN_OR_RETURN(RankResult mine, TimeRun(call));
+    GW_RETURN_IF_ERROR(SampleCalls(call, half.samples));
+    half.per_call = Summarize(half.samples);
+    GW_ASSIGN_OR_RETURN(mine.wrong, CheckCalls(measured, call));
+
+    GW_ASSIGN_OR_RETURN(const std::vector<RankResult> results, Gather(communicator_, mine));
+    const auto total = [&results](double RankResult::*field) {
+      double sum = 0;
+      for (const RankResult& result : results) sum += result.*field;
+      return sum;
+    };
+    const double ranks = communicator_.size();
+    const double gigabytes = static_cast<double>(measured.Bytes(communicator_.size())) / 1e9;
+    half.time_us = TimeShown(results, options_.average);
+    if (half.time_us > 0) half.algorithm_bandwidth = gigabytes / (half.time_us * 1e-6);
+    half.bus_bandwidth = half.algorithm_bandwidth * collective_.BusFactor(communicator_.size());
+    if (gigabytes > 0) {
+      half.cpu_seconds_per_gb = total(&RankResult::cpu_seconds) / ranks /
+                                (gigabytes * static_cast<double>(options_.iterations));
+    }
+    half.voluntary_switches = static_cast<int64_t>(total(&RankResult::voluntary_switches));
+    half.involuntary_switches = static_cast<int64_t>(total(&RankResult::involuntary_switches));
+    if (options_.checks > 0) half.wrong = static_cast<int64_t>(total(&RankResult::wrong));
+    return half;
+  }
+
+  // The column `time`: calls one after another without anything between them.
+  absl::StatusOr<RankResult> TimeRun(Call& call) {
+    GW_RETURN_IF_ERROR(communicator_.Barrier());
+    const ResourceUse before = CurrentUse();
+    const double start = Now();
+    for (int64_t i = 0; i < options_.iterations; ++i) GW_RETURN_IF_ERROR(call.Run());
+    const double took = Now() - start;
+    const ResourceUse used = CurrentUse() - before;
+    return RankResult{took / static_cast<double>(options_.iterations), used.cpu_seconds,
+                      static_cast<double>(used.voluntary_switches),
+                      static_cast<double>(used.involuntary_switches)};
+  }
+
+  // The percentiles: a barrier before each call, and the slowest rank's time.
+  absl::Status SampleCalls(Call& call, std::vector<double>& samples) {
+    samples.resize(static_cast<size_t>(options_.iterations));
+    for (double& sample : samples) {
+      GW_RETURN_IF_ERROR(communicator_.Barrier());
+      const double start = Now();
+      GW_RETURN_IF_ERROR(call.Run());
+      sample = Now() - start;
+    }
+    return communicator_.AllReduce(samples, ReduceOp::kMax);
+  }
+
+  absl::StatusOr<double> CheckCalls(const Case& measured, Call& call) {
+    if (options_.checks == 0) return 0.0;
+    GW_ASSIGN_OR_RETURN(const Pattern pattern,
+                        Pattern::Make(measured.type, measured.op, communicator_.size()));
+    size_t wrong = 0;
+    for (int64_t i = 0; i < options_.checks; ++i) {
+      call.Fill(pattern);
+      GW_RETURN_IF_ERROR(call.Run());
+      wrong += call.CountWrong(pattern);
+    }
+    return static_cast<double>(wrong);
+  }
+
+  Communicator& communicator_;
+  const CollectiveInfo& collective_;
+  const Options& options_;
+  std::byte* send_;
+  std::byte* receive_;
+};
+
+std::vector<int> RootsOf(const CollectiveInfo& collective, const Options& options, int ranks) {
+  if (!collective.rooted || options.root >= 0) return {static_cast<int>(options.root)};
+  std::vector<int> roots(static_cast<size_t>(ranks));
+  std::iota(roots.begin(), roots.end(), 0);
+  return roots;
+}
+
+// The ranks of a communicator as the sampling method sees them.
+class CommunicatorGroup : public Group {
+ public:
+  explicit CommunicatorGroup(Communicator& communicator) : communicator_(communicator) {}
+  int rank() const override { return communicator_.rank(); }
+  int size() const override { return communicator_.size(); }
+  absl::Status AllReduce(float* data, size_t count) override {
+    return communicator_.AllReduce(std::span<float>(data, count));
+  }
+  absl::Status Barrier() override { return communicator_.Barrier(); }
+  absl::Status Max(std::vector<double>& values) override {
+    return communicator_.AllReduce(values, ReduceOp::kMax);
+  }
+
+ private:
+  Communicator& communicator_;
+};
+
+}  // namespace
+
+absl::StatusOr<Totals> RunSweep(Communicator& communicator, const CollectiveInfo& collective,
+                                const Options& options,
+                                const std::function<void(const Row&)>& print) {
+  const int ranks = communicator.size();
+  GW_RETURN_IF_ERROR(Validate(options, ranks));
+  GW_ASSIGN_OR_RETURN(const std::vector<int64_t> sizes, SizesOf(options));
+  const auto largest = static_cast<size_t>(*std::max_element(sizes.begin(), sizes.end()));
+  GW_ASSIGN_OR_RETURN(const Buffer send, Buffer::Make(communicator, largest, options.registered));
+  GW_ASSIGN_OR_RETURN(const Buffer receive,
+                      Buffer::Make(communicator, largest, options.registered));
+
+  // An operation means nothing to a collective that does not reduce: one row then.
+  const std::vector<ReduceOp> ops =
+      collective.reduces ? options.ops : std::vector<ReduceOp>{ReduceOp::kSum};
+  Sweep sweep(communicator, collective, options, send.data(), receive.data());
+  Totals totals;
+  int64_t halves = 0;
+  for (int64_t cycle = 0; options.cycles == 0 || cycle < options.cycles; ++cycle) {
+    for (const DataType type : options.types) {
+      for (const ReduceOp op : ops) {
+        for (const int root : RootsOf(collective, options, ranks)) {
+          for (const int64_t bytes : sizes) {
+            GW_ASSIGN_OR_RETURN(const Row row,
+                                sweep.Measure(MakeCase(collective, type, op, root,
+                                                       static_cast<size_t>(bytes), ranks)));
+            for (const Half* half : {&row.out_of_place, &row.in_place}) {
+              totals.wrong += half->wrong.value_or(0);
+              // The mean of all halves so far, so that it also stands when nothing has been summed.
+              totals.bus_bandwidth +=
+                  (half->bus_bandwidth - totals.bus_bandwidth) / static_cast<double>(++halves);
+            }
+            print(row);
+          }
+        }
+      }
+    }
+  }
+  return totals;
+}
+
+absl::StatusOr<int64_t> RunSamples(Communicator& communicator, const Options& options,
+                                   const std::function<void(const std::string&)>& print) {
+  GW_RETURN_IF_ERROR(Validate(options, communicator.size()));
+  SamplingOptions sampling = options.sampling;
+  sampling.transport = communicator.transport_name();
+  GW_ASSIGN_OR_RETURN(sampling.sizes, SizesOf(options));
+  CommunicatorGroup group(communicator);
+  return Sample(group, sampling, print);
+}
+
+}  // namespace gradwire::bench

@@ -1,0 +1,101 @@
+#include "bench/table.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+
+namespace gradwire::bench {
+namespace {
+
+constexpr int kTimeWidth = 7;
+constexpr int kNumberWidth = 6;
+
+std::string HalfColumns(const Half& half) {
+  const std::string wrong =
+      half.wrong ? fmt::format("{:g}", static_cast<double>(*half.wrong)) : "N/A";
+  return fmt::format("  {:>7}  {:>6}  {:>6}  {:>6}", FormatNumber(half.time_us, kTimeWidth),
+                     FormatNumber(half.algorithm_bandwidth, kNumberWidth),
+                     FormatNumber(half.bus_bandwidth, kNumberWidth), wrong);
+}
+
+}  // namespace
+
+std::string FormatNumber(double value, int width) {
+  for (int decimals = 2; decimals >= 0; --decimals) {
+    std::string text = fmt::format("{:.{}f}", value, decimals);
+    if (text.size() <= static_cast<size_t>(width)) return text;
+  }
+  return fmt::format("{:.{}e}", value, width >= 7 ? 1 : 0);
+}
+
+std::string_view OpColumn(const Case& measured) {
+  return measured.collective->reduces ? NameOf(measured.op) : "none";
+}
+
+int RootColumn(const Case& measured) { return measured.collective->rooted ? measured.root : -1; }
+
+std::string TableHeader(const CollectiveInfo& collective, const Options& options,
+                        const std::vector<RankLine>& ranks) {
+  std::string text;
+  for (const RankLine& line : ranks) {
+    if (line.peer.rank == 0) text += fmt::format("# gradwire: {}\n", line.description);
+  }
+  text += fmt::format("# Collective test starting: {}\n", collective.program);
+  int64_t smallest = options.min_bytes;
+  int64_t largest = options.max_bytes;
+  if (!options.sizes.empty()) {
+    const auto [low, high] = std::minmax_element(options.sizes.begin(), options.sizes.end());
+    smallest = *low;
+    largest = *high;
+  }
+  const bool multiply = options.step_factor > 1;
+  text += fmt::format(
+      "# nThread 1 nGpus 1 minBytes {} maxBytes {} step: {}({}) warmup iters: {} iters: {} agg "
+      "iters: 1 validation: {} graph: 0\n",
+      smallest, largest, multiply ? options.step_factor : options.step_bytes,
+      multiply ? "factor" : "bytes", options.warmups, options.iterations, options.checks);
+  text += "#\n# Using devices\n";
+  for (const RankLine& line : ranks) {
+    text += fmt::format("#  Rank {:2} Group  0 Pid {:6} on {:>10} device {:2} [{}] {}\n",
+                        line.peer.rank, line.peer.pid, line.peer.host, 0, line.transport,
+                        line.description);
+  }
+  text += "#\n";
+  text += fmt::format("# {:>10}  {:>12}  {:>8}  {:>6}  {:>6}  {:^31}  {:^31}  {:^34}\n", "", "", "",
+                      "", "", "out-of-place", "in-place", "in-place, each call");
+  const std::string names =
+      fmt::format("  {:>7}  {:>6}  {:>6}  {:>6}", "time", "algbw", "busbw", "#wrong");
+  const std::string units =
+      fmt::format("  {:>7}  {:>6}  {:>6}  {:>6}", "(us)", "(GB/s)", "(GB/s)", "");
+  text +=
+      fmt::format("# {:>10}  {:>12}  {:>8}  {:>6}  {:>6}{}{}  {:>7}  {:>7}  {:>7}  {:>7}\n", "size",
+                  "count", "type", "redop", "root", names, names, "p50", "p95", "p99", "cpu");
+  text +=
+      fmt::format("# {:>10}  {:>12}  {:>8}  {:>6}  {:>6}{}{}  {:>7}  {:>7}  {:>7}  {:>7}\n", "(B)",
+                  "(elements)", "", "", "", units, units, "(us)", "(us)", "(us)", "(s/GB)");
+  return text;
+}
+
+std::string TableRow(const Row& row) {
+  const Summary& calls = row.in_place.per_call;
+  return fmt::format("{:12}  {:12}  {:>8}  {:>6}  {:6}{}{}  {:>7}  {:>7}  {:>7}  {:>7}\n",
+                     row.bytes, row.measured.count, NameOf(row.measured.type),
+                     OpColumn(row.measured), RootColumn(row.measured),
+                     HalfColumns(row.out_of_place), HalfColumns(row.in_place),
+                     FormatNumber(calls.p50, kTimeWidth), FormatNumber(calls.p95, kTimeWidth),
+                     FormatNumber(calls.p99, kTimeWidth),
+                     FormatNumber(row.in_place.cpu_seconds_per_gb, kTimeWidth));
+}
+
+std::string TableFooter(const CollectiveInfo& collective, const Options& options,
+                        const Totals& totals) {
+  std::string_view verdict;
+  if (options.min_bandwidth >= 0) verdict = totals.BandwidthOkay(options) ? "OK" : "FAILED";
+  std::string text = fmt::format("# {:<20} : {} {}\n", "Out of bounds values", totals.wrong,
+                                 totals.wrong == 0 ? "OK" : "FAILED");
+  text += fmt::format("# {:<20} : {:g} {}\n", "Avg bus bandwidth", totals.bus_bandwidth, verdict);
+  text += fmt::format("#\n# Collective test concluded: {}\n#\n", collective.program);
+  return text;
+}
+
+}  // namespace gradwire::bench

@@ -1,0 +1,39 @@
+// The table on stdout, as nccl-tests prints it: the same comments, columns and widths, so that what
+// parses one parses the other. Four columns of our own follow at the end of each row.
+#pragma once
+
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "bench/collective.h"
+#include "bench/options.h"
+#include "bench/runner.h"
+#include "transport/bootstrap/world.h"
+
+namespace gradwire::bench {
+
+// One rank as the table and the report name it.
+struct RankLine {
+  PeerInfo peer;
+  std::string transport;    // "tcp"
+  std::string description;  // which device and why
+};
+
+// All comments before the first row, the last of them the column names.
+std::string TableHeader(const CollectiveInfo& collective, const Options& options,
+                        const std::vector<RankLine>& ranks);
+// One row, without #.
+std::string TableRow(const Row& row);
+// The comments after the last row, with the verdicts that scripts look for.
+std::string TableFooter(const CollectiveInfo& collective, const Options& options,
+                        const Totals& totals);
+
+// `value` in at most `width` characters: two decimals, fewer when they do not fit, then 1e+09.
+std::string FormatNumber(double value, int width);
+
+// What the columns redop and root say of a case.
+std::string_view OpColumn(const Case& measured);
+int RootColumn(const Case& measured);
+
+}  // namespace gradwire::bench

@@ -1,0 +1,102 @@
+#include "bench/report.h"
+
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+#include <stdlib.h>
+
+#include <filesystem>
+#include <fstream>
+
+namespace gradwire::bench {
+namespace {
+
+using testing::HasSubstr;
+using testing::Not;
+
+class ReportTest : public testing::Test {
+ protected:
+  void SetUp() override {
+    std::string name = testing::TempDir() + "gradwire_report_XXXXXX";
+    ASSERT_NE(mkdtemp(name.data()), nullptr);
+    folder_ = name;
+  }
+  void TearDown() override { std::filesystem::remove_all(folder_); }
+
+  std::string Path(const std::string& name) const { return folder_ / name; }
+  static std::string Read(const std::string& path) {
+    std::ifstream file(path);
+    return {std::istreambuf_iterator<char>(file), {}};
+  }
+  std::filesystem::path folder_;
+};
+
+TEST_F(ReportTest, KeepsExistingFiles) {
+  std::ofstream(Path("r.json")) << "mine";
+  auto first = Report::Create(Path("r.json"));
+  auto second = Report::Create(Path("r.json"));
+  ASSERT_TRUE(first.ok() && second.ok());
+  EXPECT_EQ(first->path(), Path("r.json.0"));
+  EXPECT_EQ(second->path(), Path("r.json.1"));
+  ASSERT_TRUE(first->Write().ok());
+  EXPECT_EQ(Read(Path("r.json")), "mine");
+}
+
+TEST_F(ReportTest, NamesAPathThatCannotBeWritten) {
+  const auto report = Report::Create(Path("missing/r.json"));
+  EXPECT_THAT(Message(report.status()), HasSubstr(Path("missing/r.json")));
+}
+
+TEST_F(ReportTest, HoldsWhatTheTableShows) {
+  Row row;
+  row.measured = MakeCase(AllCollectives()[0], DataType::kFloat32, ReduceOp::kMax, 0, 4096, 2);
+  row.bytes = 4096;
+  row.out_of_place.time_us = 10;
+  row.in_place.time_us = 20;
+  row.in_place.wrong = 2;
+  row.in_place.samples = {3, 1, 2};
+  row.in_place.per_call = Summarize(row.in_place.samples);
+  row.in_place.cpu_seconds_per_gb = 0.5;
+  row.in_place.voluntary_switches = 9;
+
+  auto report = Report::Create(Path("r.json"));
+  ASSERT_TRUE(report.ok());
+  Settings settings;
+  settings.token = "hidden";
+  PeerInfo peer;
+  peer.rank = 0;
+  peer.host = "caf\xe9";  // no UTF-8
+  report->Begin({"gradwire", "bench", "--token", "hidden", "--token=hidden"}, AllCollectives()[0],
+                {}, settings, {{peer, "tcp", "eth0"}});
+  report->Add(row);
+  report->End({}, {2, 0.25});
+  report->AddError("rank 1 left");
+  ASSERT_TRUE(report->Write().ok());
+
+  const std::string text = Read(Path("r.json"));
+  EXPECT_THAT(text, Not(HasSubstr("hidden")));
+  const auto json = nlohmann::json::parse(text);
+  const auto& result = json.at("results").at(0);
+  EXPECT_EQ(result.at("size"), 4096);
+  EXPECT_EQ(result.at("count"), 1024);
+  EXPECT_EQ(result.at("type"), "float");
+  EXPECT_EQ(result.at("redop"), "max");
+  EXPECT_EQ(result.at("root"), -1);
+  EXPECT_EQ(result.at("out_of_place").at("time"), 10);
+  EXPECT_TRUE(result.at("out_of_place").at("nwrong").is_null());
+  EXPECT_EQ(result.at("in_place").at("nwrong"), 2);
+  EXPECT_EQ(result.at("in_place").at("cpu_s_per_gb"), 0.5);
+  EXPECT_EQ(result.at("in_place").at("voluntary_switches"), 9);
+  EXPECT_EQ(result.at("in_place_per_iter").at("p50_us"), 2);
+  EXPECT_EQ(result.at("in_place_per_iter").at("times_us"), nlohmann::json({3, 1, 2}));
+  EXPECT_EQ(json.at("out_of_bounds").at("okay"), false);
+  EXPECT_EQ(json.at("average_bus_bandwidth").at("bandwidth"), 0.25);
+  EXPECT_EQ(json.at("average_bus_bandwidth").at("okay"), "unchecked");
+  EXPECT_EQ(json.at("config").at("iterations"), 20);
+  EXPECT_EQ(json.at("settings").at("slots"), "8");
+  EXPECT_EQ(json.at("errors").at(0), "rank 1 left");
+  EXPECT_GT(json.at("machine").at("cores"), 0);
+  EXPECT_THAT(json.at("machine").at("kernel"), HasSubstr("Linux"));
+}
+
+}  // namespace
+}  // namespace gradwire::bench
