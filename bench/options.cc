@@ -119,20 +119,20 @@ absl::StatusOr<double> ParseBandwidth(const std::string& text) {
 }  // namespace
 
 void AddFlags(CLI::App& command, const CollectiveInfo& collective, Options& options) {
-  AddBytes(command, "-b,--minbytes", options.min_bytes, "Smallest size; K, M and G are binary",
+  AddBytes(command, "-b,--minbytes", options.min_bytes, "smallest size; K, M and G are binary",
            "32M");
-  AddBytes(command, "-e,--maxbytes", options.max_bytes, "Largest size", "32M");
-  AddBytes(command, "-i,--stepbytes", options.step_bytes, "Bytes between sizes", "1M");
+  AddBytes(command, "-e,--maxbytes", options.max_bytes, "largest size", "32M");
+  AddBytes(command, "-i,--stepbytes", options.step_bytes, "bytes between sizes", "1M");
   AddNumber(command, "-f,--stepfactor", options.step_factor, 1, 1 << 20,
-            "Factor between sizes, instead of -i; 1: off");
-  AddText(command, "--sizes", "Sizes as a comma list, instead of -b -e -i -f", "",
+            "factor between sizes, instead of -i; 1: off");
+  AddText(command, "--sizes", "sizes as a comma list, instead of -b -e -i -f", "",
           [&options](const std::string& list) { options.sizes = ParseSizes(list); });
-  AddNumber(command, "-n,--iters", options.iterations, 1, kMaxCalls, "Timed calls per row");
-  AddNumber(command, "-w,--warmup_iters", options.warmups, 0, kMaxCalls, "Untimed calls per row");
+  AddNumber(command, "-n,--iters", options.iterations, 1, kMaxCalls, "timed calls per row");
+  AddNumber(command, "-w,--warmup_iters", options.warmups, 0, kMaxCalls, "untimed calls per row");
   AddNumber(command, "-N,--run_cycles", options.cycles, 0, kMaxCalls,
-            "Repetitions of the whole sweep; 0: until stopped");
+            "repetitions of the whole sweep; 0: until stopped");
   AddNumber(command, "-c,--check", options.checks, 0, kMaxCalls,
-            "Calls per row whose result is compared element by element; 0: none");
+            "calls per row whose result is compared element by element; 0: none");
   AddText(command, "-d,--datatype", "float|double|int32|int64|half|bfloat16|all", "float",
           [&options](const std::string& name) {
             options.types.clear();
@@ -152,7 +152,7 @@ void AddFlags(CLI::App& command, const CollectiveInfo& collective, Options& opti
             });
   }
   if (collective.rooted) {
-    AddText(command, "-r,--root", "Rank whose tensor is sent, or all", "0",
+    AddText(command, "-r,--root", "rank whose tensor is sent, or all", "0",
             [&options](const std::string& text) {
               constexpr int64_t kMaxRank = std::numeric_limits<int>::max();
               options.root =
@@ -161,7 +161,7 @@ void AddFlags(CLI::App& command, const CollectiveInfo& collective, Options& opti
             });
   }
   AddText(command, "-a,--average",
-          "Time that a row shows: 0 rank 0's, 1 mean of the ranks, 2 smallest, 3 largest", "1",
+          "time that a row shows: 0 rank 0's, 1 mean of the ranks, 2 smallest, 3 largest", "1",
           [&options](const std::string& text) {
             options.average = static_cast<Average>(
                 Bounded("--average", OrThrow(ParseInt(text), "--average"), 0, 3));
@@ -173,10 +173,10 @@ void AddFlags(CLI::App& command, const CollectiveInfo& collective, Options& opti
                 Bounded("--local_register", OrThrow(ParseInt(text), "--local_register"), 0, 1) == 1;
           });
   command.add_option("-J,--output_file,--json", options.report_file,
-                     "Writes the numbers as JSON too; an existing file is kept and the name gets a "
+                     "writes the numbers as JSON too; an existing file is kept and the name gets a "
                      "number");
   AddNumber(command, "--ranks", options.ranks, 0, 4096,
-            "Starts that many local ranks of this command; 0: be one rank of the job");
+            "starts that many local ranks of this command; 0: be one rank of the job");
 
   if (collective.id != Collective::kAllReduce) {
     AddForeignFlags(command);
@@ -184,9 +184,9 @@ void AddFlags(CLI::App& command, const CollectiveInfo& collective, Options& opti
   }
   const std::string group = "Comparison with other libraries (docs/bench.md)";
   command
-      .add_flag("--csv", options.csv, "One CSV row per size, by the method of bench/peers/run.sh")
+      .add_flag("--csv", options.csv, "one CSV row per size, by the method of bench/peers/run.sh")
       ->group(group);
-  AddText(command, "--budget", "Timed seconds per size with --csv", "0.3",
+  AddText(command, "--budget", "timed seconds per size with --csv", "0.3",
           [&options](const std::string& text) {
             double& budget = options.sampling.budget;
             if (!CLI::detail::lexical_cast(text, budget) || !(budget > 0 && budget <= 3600)) {
@@ -194,10 +194,10 @@ void AddFlags(CLI::App& command, const CollectiveInfo& collective, Options& opti
             }
           })
       ->group(group);
-  command.add_option("--peer", options.sampling.label, "First column of the CSV")
+  command.add_option("--peer", options.sampling.label, "first column of the CSV")
       ->group(group)
       ->capture_default_str();
-  command.add_option("--rep", options.sampling.round, "Column rep of the CSV")->group(group);
+  command.add_option("--rep", options.sampling.round, "column rep of the CSV")->group(group);
   AddForeignFlags(command);
 }
 

@@ -1,10 +1,11 @@
 // gradwire bench COLLECTIVE: measures collectives as nccl-tests does.
 #include <cstdio>
+#include <filesystem>
 #include <fstream>
-#include <iterator>
 #include <memory>
 #include <optional>
 #include <string>
+#include <system_error>
 #include <vector>
 
 #include "bench/collective.h"
@@ -29,7 +30,7 @@ void Print(const std::string& text) {
   std::fflush(stdout);  // a row is worth seeing as soon as it is there
 }
 
-// This process's command line; the program is given by its file, wherever it was started from.
+// This process's command line.
 std::vector<std::string> CommandLine() {
   std::ifstream file("/proc/self/cmdline");
   std::vector<std::string> arguments;
@@ -42,7 +43,14 @@ int RunRanks(const Request& request) {
   LocalJob job;
   job.ranks = static_cast<int>(request.options.ranks);
   job.command = CommandLine();
-  if (!job.command.empty()) job.command[0] = "/proc/self/exe";
+  // The program by its file, wherever it was started from.
+  std::error_code error;
+  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error || job.command.empty()) {
+    return ReportError(
+        InternalError("/proc does not tell this program's file; use gradwire launch"));
+  }
+  job.command[0] = program;
   job.plain_rank0 = true;
   const absl::StatusOr<int> code = RunLocalJob(job);
   return code.ok() ? *code : ReportError(code.status());
@@ -128,18 +136,17 @@ int RunBench(Request& request) {
 }  // namespace
 
 void AddBench(CLI::App& root, Action& action) {
-  CLI::App* command = root.add_subcommand("bench", "Measure a collective, in nccl-tests' format");
+  CLI::App* command = root.add_subcommand("bench", "measure a collective, in nccl-tests' format");
   command->require_subcommand(1);
   for (const bench::CollectiveInfo& collective : bench::AllCollectives()) {
     CLI::App* subcommand = command->add_subcommand(
-        std::string(collective.name), fmt::format("Time and bandwidth of {}", collective.name));
+        std::string(collective.name), fmt::format("time and bandwidth of {}", collective.name));
     subcommand->alias(std::string(collective.alias));
     auto request = std::make_shared<Request>();
     request->collective = &collective;
     bench::AddFlags(*subcommand, collective, request->options);
     AddSettings(*subcommand, request->settings);
-    subcommand->final_callback(
-        [&action, request] { action = [request] { return RunBench(*request); }; });
+    subcommand->callback([&action, request] { action = [request] { return RunBench(*request); }; });
   }
 }
 
