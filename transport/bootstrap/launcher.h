@@ -1,6 +1,6 @@
-// Which rank am I? Reads the variables of the launchers in use: torchrun's, Open MPI's, PMI's (MPICH,
-// Intel MPI), Slurm's and those of a Kubernetes Indexed Job. Rank and size always come from the same
-// family; a malformed value is an error that names its variable.
+// Which rank am I? Reads the variables of the launchers in use: torchrun's, Open MPI's, PMI's
+// (MPICH, Intel MPI), Slurm's and those of a Kubernetes Indexed Job. Rank and size always come from
+// the same family; a malformed value is an error that names its variable.
 #pragma once
 
 #include <map>
@@ -17,7 +17,7 @@ namespace gradwire {
 struct LaunchPlace {
   int rank = 0;
   int world_size = 1;
-  int local_rank = 0;  // -1 when the launcher does not say
+  int local_rank = 0;        // -1 when the launcher does not say
   int local_world_size = 1;  // -1 when the launcher does not say
   std::string rendezvous_host;
   int rendezvous_port = 0;

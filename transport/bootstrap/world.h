@@ -40,7 +40,7 @@ struct ConnectionFacts {
   std::vector<TcpEndpoint> endpoints;
   std::vector<QueuePairEndpoint> queue_pairs;
   std::vector<MemoryGrant> grants;
-  int32_t window = 0;        // slots per link
+  int32_t window = 0;  // slots per link
   int64_t slot_bytes = 0;
   int32_t lanes = 0;
 };
@@ -51,7 +51,8 @@ struct PeerInfo {
   std::string host;     // host name
   std::string host_id;  // equal for ranks that share a kernel (boot id and network namespace)
   int64_t pid = 0;
-  int cores = 0;  // processors this rank may run on
+  int cores = 0;     // processors this rank may run on
+  std::string cpus;  // the same as a mask: bit c % 8 of byte c / 8 stands for processor c
 
   // "rank 2 (node7, pid 4711)".
   std::string Describe() const;
@@ -86,6 +87,8 @@ class World {
   int local_rank() const { return local_rank_; }
   // True when the ranks of the fullest host outnumber its cores; the same on every rank.
   bool oversubscribed() const { return oversubscribed_; }
+  // This host's numeric address on the way to the rendezvous; empty when not known.
+  const std::string& local_address() const { return local_address_; }
 
   // Gathers one value of every member under `name`; returns them in the order of `members`, which
   // must be the same on all (empty: the whole world). Values are bounded to 1 MiB. A name is used
@@ -102,7 +105,8 @@ class World {
 
   // OK until the job has failed.
   virtual absl::Status failure() const = 0;
-  // Readable once failure() is not OK; for poll and epoll, never read from.
+  // Readable once failure() is not OK or a diagnosis is wanted; for poll and epoll, never read
+  // from.
   virtual int failure_fd() const = 0;
   // After a link broke: waits up to `grace` for the control plane to say which rank died first,
   // and returns that; `suspicion` when it says nothing.
@@ -121,6 +125,7 @@ class World {
  protected:
   // Called once by an implementation when all have joined.
   void SetPeers(int rank, std::vector<PeerInfo> peers);
+  void SetLocalAddress(std::string address) { local_address_ = std::move(address); }
 
  private:
   int rank_ = -1;
@@ -128,6 +133,7 @@ class World {
   int local_rank_ = 0;
   bool oversubscribed_ = false;
   std::vector<PeerInfo> peers_;
+  std::string local_address_;
 };
 
 // Joins (and, as rank 0 without an outside rendezvous, first hosts) the job that `place` describes.
