@@ -1,0 +1,49 @@
+// Whole files in, whole files out.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <filesystem>
+#include <span>
+#include <string>
+#include <string_view>
+#include <vector>
+
+#include "transport/memory.h"
+#include "transport/status.h"
+
+namespace gradwire::training {
+
+// The file's bytes. NotFound when it is missing, DataLoss above `limit` bytes.
+absl::StatusOr<std::vector<uint8_t>> ReadFile(const std::filesystem::path& path, uint64_t limit);
+
+// True for what starts like a gzip member (RFC 1952).
+bool IsGzip(std::span<const uint8_t> bytes);
+// Unpacks gzip members. DataLoss, naming `name`, when they are damaged, end early or unpack to more
+// than `limit` bytes.
+absl::StatusOr<std::vector<uint8_t>> Gunzip(std::span<const uint8_t> bytes, uint64_t limit,
+                                            std::string_view name);
+
+// A file that appears under its name whole or not at all: written beside it, synced, then renamed.
+class AtomicFile {
+ public:
+  // Makes the temporary file, so that a missing folder or permission shows at once.
+  static absl::StatusOr<AtomicFile> Create(const std::filesystem::path& path);
+  AtomicFile(AtomicFile&& other) noexcept;
+  AtomicFile& operator=(AtomicFile&& other) noexcept;
+  ~AtomicFile();  // without Commit(): nothing is left
+
+  absl::Status Append(ConstBytes bytes);
+  absl::Status Append(std::string_view text);
+  // The file now exists, also after a power cut.
+  absl::Status Commit();
+
+ private:
+  AtomicFile(std::filesystem::path path, std::filesystem::path temporary, int fd);
+
+  std::filesystem::path path_;
+  std::filesystem::path temporary_;
+  int fd_ = -1;
+};
+
+}  // namespace gradwire::training
