@@ -1,7 +1,6 @@
 #include "bench/report.h"
 
 #include <fcntl.h>
-#include <fmt/chrono.h>
 #include <fmt/format.h>
 #include <unistd.h>
 
@@ -19,7 +18,11 @@ constexpr int kReportVersion = 1;
 constexpr int kMaxNames = 10'000;  // of the same report
 
 std::string LocalTime() {
-  return fmt::format("{:%Y-%m-%d %H:%M:%S}", fmt::localtime(std::time(nullptr)));
+  const std::time_t now = std::time(nullptr);
+  std::tm local{};
+  localtime_r(&now, &local);
+  char text[32];
+  return std::string(text, std::strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S", &local));
 }
 
 // `arguments` with the values of secret settings hidden, whether written --name=value or --name

@@ -33,8 +33,7 @@ class Buffer {
     buffer.pages_.reset(new (std::align_val_t{kPage}, std::nothrow) std::byte[bytes]);
     if (buffer.pages_ == nullptr) {
       return MakeError(absl::StatusCode::kResourceExhausted,
-                       "rank {} has no memory for a tensor of {} bytes; use a smaller -e",
-                       communicator.rank(), bytes);
+                       "no memory for a tensor of {} bytes on this rank; use a smaller -e", bytes);
     }
     buffer.data_ = buffer.pages_.get();
     return buffer;

@@ -38,8 +38,8 @@ class Sampler {
         static_cast<void*>(new (std::align_val_t{kPage}, std::nothrow) std::byte[bytes])));
     if (tensor_ == nullptr) {
       return MakeError(absl::StatusCode::kResourceExhausted,
-                       "rank {} has no memory for a tensor of {} bytes; measure smaller sizes",
-                       group_.rank(), bytes);
+                       "no memory for a tensor of {} bytes on this rank; measure smaller sizes",
+                       bytes);
     }
     GW_RETURN_IF_ERROR(Check());
     // Zeros stay zeros when they are summed in place again and again; all pages are resident.

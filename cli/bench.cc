@@ -1,4 +1,5 @@
 // gradwire bench COLLECTIVE: measures collectives as nccl-tests does.
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <fstream>
@@ -73,11 +74,9 @@ absl::StatusOr<std::vector<bench::RankLine>> RankLines(Job& job, const Settings&
 absl::StatusOr<bool> RunTable(Job& job, const Request& request, bench::Report* report) {
   const bench::CollectiveInfo& collective = *request.collective;
   const bool speaks = job.world->rank() == 0;
-  GW_RETURN_IF_ERROR(bench::Validate(request.options, job.world->size()));
   GW_ASSIGN_OR_RETURN(const std::vector<bench::RankLine> lines, RankLines(job, request.settings));
   if (report != nullptr) {
     report->Begin(CommandLine(), collective, request.options, request.settings, lines);
-    Print(fmt::format("# Writing JSON output to {}\n", report->path()));
   }
   if (speaks) Print(bench::TableHeader(collective, request.options, lines));
   GW_ASSIGN_OR_RETURN(
@@ -106,7 +105,11 @@ int RunBench(Request& request) {
   if (!place.ok()) return ReportError(place.status());
   const absl::Status read = bench::ReadEnvironment(environment, request.options);
   if (!read.ok()) return ReportError(read);
-  if (request.options.ranks > 1 && place->family == "single") return RunRanks(request);
+  const bool alone = place->family == "single";
+  const int64_t ranks = alone ? std::max<int64_t>(request.options.ranks, 1) : place->world_size;
+  const absl::Status valid = bench::Validate(request.options, static_cast<int>(ranks));
+  if (!valid.ok()) return ReportError(valid, alone ? -1 : place->rank);
+  if (alone && ranks > 1) return RunRanks(request);
 
   // Before the others are met, so that a bad path costs nobody's time.
   std::optional<bench::Report> report;
@@ -124,20 +127,30 @@ int RunBench(Request& request) {
     if (!okay.ok()) report->AddError(Message(okay.status()));
     const absl::Status written = report->Write();
     if (!written.ok()) okay = written;
+    if (written.ok()) Print(fmt::format("# Wrote JSON output to {}\n", report->path()));
   }
   const std::string reason = okay.ok() ? "" : Message(okay.status());
   job->communicator.reset();
   const absl::Status left = job->world->Leave(reason);
   if (!okay.ok()) return ReportError(okay.status(), place->rank);
   if (!left.ok()) return ReportError(left, place->rank);
-  return *okay ? kDone : kFailed;
+  // Every rank knows the verdict; one gives it, so that a launcher sees one failure, not many.
+  return *okay || place->rank != 0 ? kDone : kFailed;
 }
 
 }  // namespace
 
 void AddBench(CLI::App& root, Action& action) {
   CLI::App* command = root.add_subcommand("bench", "measure a collective, in nccl-tests' format");
-  command->require_subcommand(1);
+  command->require_subcommand(0, 1);
+  command->callback([command] {
+    if (!command->get_subcommands().empty()) return;
+    std::string names;
+    for (const bench::CollectiveInfo& collective : bench::AllCollectives()) {
+      names += fmt::format("{}{}", names.empty() ? "" : ", ", collective.name);
+    }
+    throw CLI::ValidationError("a collective is missing: " + names);
+  });
   for (const bench::CollectiveInfo& collective : bench::AllCollectives()) {
     CLI::App* subcommand = command->add_subcommand(
         std::string(collective.name), fmt::format("time and bandwidth of {}", collective.name));
