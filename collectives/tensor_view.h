@@ -84,10 +84,10 @@ class TensorView : public ConstTensorView {
 
   // `tensor` may be a temporary view such as a Map, a Ref or a span.
   template <typename T>
-    requires TensorLike<std::remove_reference_t<T>> &&
-             (!std::derived_from<std::remove_cvref_t<T>, ConstTensorView>) &&
-             (!std::is_const_v<std::remove_pointer_t<decltype(std::declval<T&>().data())>>)
-  TensorView(T&& tensor)  // NOLINT(google-explicit-constructor): a view by intent
+  requires TensorLike<std::remove_reference_t<T>> &&
+      (!std::derived_from<std::remove_cvref_t<T>, ConstTensorView>)&&(
+          !std::is_const_v<std::remove_pointer_t<decltype(std::declval<T&>().data())>>)
+          TensorView(T&& tensor)  // NOLINT(google-explicit-constructor): a view by intent
       : TensorView(tensor.data(), static_cast<size_t>(tensor.size()),
                    DataTypeOf<internal::ElementOf<T>>::value) {
     contiguous_ = internal::IsContiguous(tensor);

@@ -22,10 +22,13 @@ inline constexpr int kReduceOpCount = 5;
 constexpr size_t SizeOf(DataType type) {
   switch (type) {
     case DataType::kFloat64:
-    case DataType::kInt64: return 8;
+    case DataType::kInt64:
+      return 8;
     case DataType::kFloat16:
-    case DataType::kBfloat16: return 2;
-    default: return 4;
+    case DataType::kBfloat16:
+      return 2;
+    default:
+      return 4;
   }
 }
 
@@ -65,6 +68,8 @@ struct DataTypeOf<Eigen::bfloat16> {
 };
 
 template <typename T>
-concept Element = requires { DataTypeOf<T>::value; };
+concept Element = requires {
+  DataTypeOf<T>::value;
+};
 
 }  // namespace gradwire

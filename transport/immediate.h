@@ -1,14 +1,14 @@
 // The 32 bits that arrive with a slice.
 //
-//   bit 31      24 23      16 15                0
-//      +----------+----------+-------------------+
-//      | credits  | sequence |        tag        |
-//      +----------+----------+-------------------+
+//   bit 31     25 24      18 17                   0
+//      +---------+----------+----------------------+
+//      | credits | sequence |         tag          |
+//      +---------+----------+----------------------+
 //
-//   credits   0..255  slots that the writer frees for the peer's own writes on this link
-//   sequence  0..255  low bits of the write's number on its link; the window of unreleased writes
-//                     is at most kMaxWindow, so eight bits order writes that took several lanes
-//   tag       16 bits that belong to the algorithm; kCreditTag is the transport's own
+//   credits   0..127  slots that the writer frees for the peer's own writes on this link
+//   sequence  0..127  low bits of the write's number on its link; the window of unreleased writes
+//                     is at most kMaxWindow, so seven bits order writes that took several lanes
+//   tag       18 bits that belong to the algorithm; kCreditTag is the transport's own
 //
 // The same value travels as immediate data over RDMA and in the frame header over TCP, in network
 // byte order on both.
@@ -24,15 +24,16 @@ namespace gradwire {
 
 class Immediate {
  public:
-  static constexpr int kTagBits = 16;
-  static constexpr int kSequenceBits = 8;
-  static constexpr int kCreditBits = 8;
+  static constexpr int kTagBits = 18;
+  static constexpr int kSequenceBits = 7;
+  static constexpr int kCreditBits = 7;
   static_assert(kTagBits + kSequenceBits + kCreditBits == 32, "the immediate has 32 bits");
 
   static constexpr uint32_t kMaxTag = (1u << kTagBits) - 2;
   static constexpr uint32_t kMaxCredits = (1u << kCreditBits) - 1;
   // Marks a write of zero bytes that carries only credits and takes no sequence number.
-  static constexpr uint16_t kCreditTag = 0xffff;
+  static constexpr uint32_t kCreditTag = kMaxTag + 1;
+  static constexpr uint32_t kSequenceMask = (1u << kSequenceBits) - 1;
   // More outstanding writes than half the sequence space could not be told from older ones.
   static constexpr int kMaxWindow = 1 << (kSequenceBits - 1);
 
@@ -44,12 +45,13 @@ class Immediate {
     if (credits > kMaxCredits) {
       return InvalidArgument("immediate: {} credits exceed {}", credits, kMaxCredits);
     }
-    return Unchecked(static_cast<uint16_t>(tag), sequence, credits);
+    return Unchecked(tag, sequence, credits);
   }
 
   // For the data path, whose fields are bounded by construction.
-  static constexpr Immediate Unchecked(uint16_t tag, uint64_t sequence, uint32_t credits) {
-    return Immediate(credits << 24 | static_cast<uint32_t>(sequence & 0xff) << 16 | tag);
+  static constexpr Immediate Unchecked(uint32_t tag, uint64_t sequence, uint32_t credits) {
+    return Immediate(credits << (kTagBits + kSequenceBits) |
+                     static_cast<uint32_t>(sequence & kSequenceMask) << kTagBits | tag);
   }
   static constexpr Immediate CreditsOnly(uint32_t credits) {
     return Unchecked(kCreditTag, 0, credits);
@@ -58,9 +60,13 @@ class Immediate {
   static Immediate FromWire(uint32_t big_endian) { return Immediate(ntohl(big_endian)); }
   uint32_t ToWire() const { return htonl(bits_); }
 
-  constexpr uint16_t tag() const { return static_cast<uint16_t>(bits_); }
-  constexpr uint8_t sequence() const { return static_cast<uint8_t>(bits_ >> 16); }
-  constexpr uint8_t credits() const { return static_cast<uint8_t>(bits_ >> 24); }
+  constexpr uint32_t tag() const { return bits_ & ((1u << kTagBits) - 1); }
+  constexpr uint32_t sequence() const { return bits_ >> kTagBits & kSequenceMask; }
+  constexpr uint32_t credits() const { return bits_ >> (kTagBits + kSequenceBits); }
+  // How far this write's number lies ahead of `expected`, 0..127.
+  constexpr uint32_t SequenceAhead(uint64_t expected) const {
+    return (sequence() - static_cast<uint32_t>(expected)) & kSequenceMask;
+  }
   constexpr uint32_t bits() const { return bits_; }
 
   friend constexpr bool operator==(Immediate a, Immediate b) { return a.bits_ == b.bits_; }

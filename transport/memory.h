@@ -103,8 +103,8 @@ class RemoteRegion {
   absl::StatusOr<RemoteSpan> Span(size_t offset, size_t length) const {
     if (offset > grant_.length || length > grant_.length - offset) {
       return MakeError(absl::StatusCode::kOutOfRange,
-                       "span of {} bytes at offset {} leaves the peer's region of {} bytes",
-                       length, offset, grant_.length);
+                       "span of {} bytes at offset {} leaves the peer's region of {} bytes", length,
+                       offset, grant_.length);
     }
     return RemoteSpan{grant_.address + offset, grant_.key, length};
   }

@@ -92,22 +92,21 @@ SettingInfo Number(std::string_view name, std::string_view unit, T Settings::*fi
 
 SettingInfo Duration(std::string_view name, std::chrono::milliseconds Settings::*field,
                      std::string_view help) {
-  return {name,
-          "ms",
-          "1ms..24h",
-          help,
-          false,
-          [field](Settings& settings, std::string_view value) -> absl::Status {
-            GW_ASSIGN_OR_RETURN(const auto duration, ParseDuration(value));
-            if (duration.count() < 1 || duration > std::chrono::hours(24)) {
-              return InvalidArgument("{} is outside 1ms..24h", value);
-            }
-            settings.*field = duration;
-            return absl::OkStatus();
-          },
-          [field](const Settings& settings) {
-            return fmt::format("{}ms", (settings.*field).count());
-          }};
+  return {
+      name,
+      "ms",
+      "1ms..24h",
+      help,
+      false,
+      [field](Settings& settings, std::string_view value) -> absl::Status {
+        GW_ASSIGN_OR_RETURN(const auto duration, ParseDuration(value));
+        if (duration.count() < 1 || duration > std::chrono::hours(24)) {
+          return InvalidArgument("{} is outside 1ms..24h", value);
+        }
+        settings.*field = duration;
+        return absl::OkStatus();
+      },
+      [field](const Settings& settings) { return fmt::format("{}ms", (settings.*field).count()); }};
 }
 
 const std::vector<SettingInfo>& Table() {
@@ -131,7 +130,7 @@ const std::vector<SettingInfo>& Table() {
                "silence after which a rank counts as gone"),
       Number("slice-bytes", "bytes", &S::slice_bytes, 4 << 10, 16 << 20, "4K..16M",
              "bytes of a slice: one write, one slot"),
-      Number("slots", "count", &S::slots, 2, Immediate::kMaxWindow, "2..128",
+      Number("slots", "count", &S::slots, 2, Immediate::kMaxWindow, "2..64",
              "slots per link at each receiver"),
       Number("lanes", "count", &S::lanes, 1, 16, "1..16", "connections or queue pairs per link"),
       Number("spin-us", "us", &S::spin_us, -1, 1'000'000, "-1..1000000",
@@ -228,10 +227,17 @@ absl::StatusOr<int64_t> ParseByteSize(std::string_view text) {
   int shift = 0;
   if (!digits.empty()) {
     switch (std::toupper(static_cast<unsigned char>(digits.back()))) {
-      case 'K': shift = 10; break;
-      case 'M': shift = 20; break;
-      case 'G': shift = 30; break;
-      default: break;
+      case 'K':
+        shift = 10;
+        break;
+      case 'M':
+        shift = 20;
+        break;
+      case 'G':
+        shift = 30;
+        break;
+      default:
+        break;
     }
     if (shift != 0) digits.remove_suffix(1);
   }

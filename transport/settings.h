@@ -51,7 +51,7 @@ struct Settings {
   // --- The data path ---
   // Bytes of a slice: the unit of one write, and of a slot.
   int64_t slice_bytes = 256 << 10;
-  // Slots per link at each receiver, 2..128.
+  // Slots per link at each receiver, 2..64.
   int slots = 8;
   // Connections (TCP) or queue pairs (RDMA) per link.
   int lanes = 1;
@@ -79,9 +79,9 @@ struct Settings {
 struct SettingInfo {
   std::string_view name;   // as a flag: "slice-bytes" for --slice-bytes and GRADWIRE_SLICE_BYTES
   std::string_view unit;   // "bytes", "us", "ms", "count", "text"
-  std::string_view range;  // for a reader: "2..128", "auto|rdma|tcp"
+  std::string_view range;  // for a reader: "2..64", "auto|rdma|tcp"
   std::string_view help;
-  bool secret = false;     // never printed
+  bool secret = false;  // never printed
   // Parses and stores; InvalidArgument says what was expected.
   std::function<absl::Status(Settings&, std::string_view value)> set;
   std::function<std::string(const Settings&)> get;

@@ -68,8 +68,7 @@ absl::Status ErrnoError(int error, fmt::format_string<Args...> format, Args&&...
 // The same status with "context: " in front of its message.
 inline absl::Status Annotate(const absl::Status& status, std::string_view context) {
   if (status.ok()) return status;
-  return absl::Status(status.code(),
-                      fmt::format("{}: {}", context, std::string(status.message())));
+  return absl::Status(status.code(), fmt::format("{}: {}", context, std::string(status.message())));
 }
 
 // The message as std::string: absl's own string_view is not std's on every distribution.
@@ -78,17 +77,18 @@ inline std::string Message(const absl::Status& status) { return std::string(stat
 }  // namespace gradwire
 
 // Returns from the calling function when `expr` is not OK.
-#define GW_RETURN_IF_ERROR(expr)                             \
-  do {                                                       \
+#define GW_RETURN_IF_ERROR(expr)                              \
+  do {                                                        \
     if (absl::Status gw_status_ = (expr); !gw_status_.ok()) { \
-      return gw_status_;                                     \
-    }                                                        \
+      return gw_status_;                                      \
+    }                                                         \
   } while (false)
 
 #define GW_CONCAT_INNER(a, b) a##b
 #define GW_CONCAT(a, b) GW_CONCAT_INNER(a, b)
 // Declares or assigns `lhs` from a StatusOr, or returns its error.
-#define GW_ASSIGN_OR_RETURN(lhs, expr) GW_ASSIGN_OR_RETURN_IMPL(GW_CONCAT(gw_result_, __LINE__), lhs, expr)
+#define GW_ASSIGN_OR_RETURN(lhs, expr) \
+  GW_ASSIGN_OR_RETURN_IMPL(GW_CONCAT(gw_result_, __LINE__), lhs, expr)
 #define GW_ASSIGN_OR_RETURN_IMPL(result, lhs, expr) \
   auto result = (expr);                             \
   if (!result.ok()) return result.status();         \

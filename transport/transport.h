@@ -40,9 +40,11 @@ struct Completion {
   enum class Kind : uint8_t {
     kWritten,  // writes of ours up to and including `sequence` are done: their source may change
     kArrived,  // a peer's write is visible in our memory
+    kCredits,  // the peer released writes of ours; link->credits() has grown
+    kClosed,   // the link has ended; link->status() says why. Told once, after all arrivals
   };
   Kind kind = Kind::kWritten;
-  uint16_t tag = 0;       // kArrived: the writer's tag
+  uint32_t tag = 0;       // kArrived: the writer's tag
   uint32_t length = 0;    // kArrived: bytes written, 0 included
   uint64_t sequence = 0;  // the write's number on its link, from 0, counted per direction
   Link* link = nullptr;
@@ -54,6 +56,9 @@ class Link {
   virtual ~Link() = default;
 
   int peer() const { return peer_; }
+  // OK while the link stands; then why it ended. A peer that finished first closes its links, so
+  // an end matters only to who still needs the peer.
+  const absl::Status& status() const { return status_; }
   // Slots at each receiver = writes that may be on their way at once.
   int window() const { return window_; }
   // Bytes of a slot, and the most that one write may carry.
@@ -75,7 +80,7 @@ class Link {
   // not change until written() passes this write's number. It starts at once or, when the
   // transport chains posts, at the next Poll, Wait or Flush.
   // ResourceExhausted without a credit; InvalidArgument on bad lengths or tag.
-  virtual absl::Status Write(const RegionSpan& from, const RemoteSpan& to, uint16_t tag) = 0;
+  virtual absl::Status Write(const RegionSpan& from, const RemoteSpan& to, uint32_t tag) = 0;
 
   // Where an arrival that was written to a slot lies, until it is released.
   ConstBytes Slot(const Completion& arrival) const {
@@ -83,11 +88,13 @@ class Link {
     return ConstBytes(slots_.data() + index * slot_bytes_, arrival.length);
   }
 
-  // Gives `count` consumed arrivals back to the peer, oldest first.
+  // Gives `count` consumed arrivals back to the peer, oldest first. Call it before the write that
+  // answers them, and the credits travel with that.
   virtual absl::Status Release(int count) = 0;
 
  protected:
   int peer_ = -1;
+  absl::Status status_;
   int window_ = 0;
   int credits_ = 0;
   size_t slot_bytes_ = 0;
@@ -129,8 +136,8 @@ class Transport {
   virtual absl::Status Flush() = 0;
   // Fills `out` with what has finished, without blocking; returns how many.
   virtual absl::StatusOr<int> Poll(std::span<Completion> out) = 0;
-  // As Poll, but blocks until something finished. DeadlineExceeded at `deadline`; the failure of
-  // a peer as soon as it is known. The first error latches: later calls return it again.
+  // As Poll, but blocks until something finished. DeadlineExceeded at `deadline`; Aborted as soon
+  // as the world has failed or wants a diagnosis.
   virtual absl::StatusOr<int> Wait(std::span<Completion> out, Deadline deadline) = 0;
 
   virtual TransportCounters counters() const = 0;

@@ -205,9 +205,8 @@ absl::Status Job::ReceiveOffer(int rank, const v1::Offer& offer, Time now) {
   } else if (gather.members != members) {
     std::vector<int> theirs = gather.members;
     const absl::Status status = FailedPrecondition(
-        "all-gather '{}': {} named {} members ({}), those before it {} ({}); every member must "
-        "name "
-        "the same ones in the same order",
+        "all-gather '{}': {} named {} members ({}), those before it named {} members ({}); every "
+        "member must name the same ones in the same order",
         shown, Name(rank), members.size(), DescribeRanks(members), theirs.size(),
         DescribeRanks(theirs));
     Abandon(at, status);

@@ -28,7 +28,9 @@ using Time = steady_clock::time_point;
 
 // The longest that one attempt waits for a connection, a handshake or a first answer.
 constexpr milliseconds kAttempt{3000};
-constexpr milliseconds kPause{100};
+// Between rounds; doubled up to the longest.
+constexpr milliseconds kFirstPause{10};
+constexpr milliseconds kLongestPause{320};
 constexpr size_t kMaxAddresses = 16;
 
 // HTTP/2's client preface (RFC 9113, 3.4) with an empty SETTINGS frame: a server answers with its
@@ -297,6 +299,7 @@ absl::StatusOr<std::string> Reach(const std::string& host, int port, const TlsFi
   }
   const std::string where = fmt::format("rendezvous {}:{}", host, port);
   absl::Status last;
+  milliseconds pause = kFirstPause;
   do {
     const absl::StatusOr<std::vector<Address>> addresses = Resolve(host, port, deadline);
     last = addresses.status();
@@ -306,7 +309,8 @@ absl::StatusOr<std::string> Reach(const std::string& host, int port, const TlsFi
       if (last.ok()) return (*addresses)[i].target();
       if (Certain(last)) return Annotate(last, where);
     }
-    std::this_thread::sleep_until(std::min(deadline, steady_clock::now() + kPause));
+    std::this_thread::sleep_until(std::min(deadline, steady_clock::now() + pause));
+    pause = std::min(2 * pause, kLongestPause);
   } while (steady_clock::now() < deadline);
   return DeadlineExceeded(
       "{} was never reached: {}; is rank 0 (or `gradwire rendezvous`) running there, and the port "

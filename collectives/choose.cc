@@ -1,0 +1,25 @@
+#include "collectives/algorithms.h"
+
+namespace gradwire {
+namespace {
+
+// Measured crossing points in bytes; docs/collectives.md has the figures and the command.
+constexpr size_t kDoublingBytes = 32 << 10;  // a core per rank
+constexpr size_t kTreeBytes = 64 << 10;      // ranks share cores
+
+}  // namespace
+
+AllReduceAlgorithm ChooseAllReduce(const Settings& settings, int world_size, bool oversubscribed,
+                                   size_t bytes) {
+  if (settings.all_reduce == "ring") return AllReduceAlgorithm::kRing;
+  if (settings.all_reduce == "recursive_doubling") return AllReduceAlgorithm::kRecursiveDoubling;
+  if (settings.all_reduce == "tree") return AllReduceAlgorithm::kTree;
+  const bool tree = oversubscribed && world_size > 2;
+  const size_t latency_bytes = settings.latency_bytes >= 0
+                                   ? static_cast<size_t>(settings.latency_bytes)
+                                   : (tree ? kTreeBytes : kDoublingBytes);
+  if (bytes > latency_bytes) return AllReduceAlgorithm::kRing;
+  return tree ? AllReduceAlgorithm::kTree : AllReduceAlgorithm::kRecursiveDoubling;
+}
+
+}  // namespace gradwire

@@ -1,0 +1,322 @@
+// The pipelined ring.
+//
+// The tensor is cut into n segments, one per rank, and each segment into slices. Reduce-scatter
+// takes n-1 steps: at step t rank r sends segment r-1-t to its right neighbour, which adds its own
+// part, so that after the last step rank r holds the finished segment r. All-gather takes another
+// n-1: at step u it passes segment r-u on. (Segment numbers are modulo n.)
+//
+// The steps are not run over whole segments one after the other: that would send everything through
+// main memory once per step. Slices go in groups of kGroup per segment: all steps of group 0, then
+// all of group 1, and so on, so that a slice is sent on while it is in the cache. Both ends walk
+// this order, (group, step, slice), with one cursor for sends and one for receives:
+//
+//   send i may go once receive i - kGroup is done (the same slice, one step earlier), except in
+//   step 0, which sends what the rank already has;
+//   receive i waits for the left neighbour's send i, nothing else.
+//
+// Since sends of the next group's step 0 wait for nothing, no bubble separates groups. The mapping
+// from elements to segments, and so the order of additions, does not depend on slices or groups.
+//
+// Reduce-scatter lands in slots and is added from there; all-gather is written straight into the
+// right neighbour's tensor, which it granted in its first message to the left.
+#include <algorithm>
+#include <cstring>
+#include <vector>
+
+#include "collectives/algorithms.h"
+#include "collectives/kernels.h"
+
+namespace gradwire {
+namespace {
+
+// Segments start on cache lines.
+constexpr size_t kAlignment = 64;
+// A slice shorter than this costs more in messages than it gains in overlap.
+constexpr size_t kLeastSlice = 16 << 10;
+
+enum Phases : int { kReduceScatter = 1, kAllGather = 2 };
+
+class Ring {
+ public:
+  Ring(Exchange& exchange, const Tensors& tensors, int phases)
+      : exchange_(exchange),
+        tensors_(tensors),
+        phases_(phases),
+        rank_(exchange.rank()),
+        size_(exchange.size()),
+        element_(SizeOf(tensors.type)) {}
+
+  absl::Status Run();
+
+ private:
+  // One send or receive: which slice of which segment at which step.
+  struct Item {
+    int step;        // 0 .. steps_ - 1 over both phases
+    size_t segment;  // of the send; a receive's is one lower
+    size_t offset;   // bytes from the segment's start
+  };
+
+  void Plan();
+  Item ItemAt(uint64_t index, bool receive) const;
+  size_t SegmentStart(size_t segment) const;
+  // Bytes of the slice at `item`; zero beyond the end of a short segment.
+  size_t Length(const Item& item) const;
+  absl::Status Register();
+  absl::Status SendGrant();
+  absl::Status TakeGrant();
+  bool CanSend() const;
+  absl::Status SendNext();
+  absl::Status ReceiveNext();
+  // Where the sum of a segment builds up on this rank.
+  absl::StatusOr<RegionSpan> Sum(const Item& item, size_t length, uint64_t index) const;
+  bool reducing(int step) const { return (phases_ & kReduceScatter) != 0 && step < size_ - 1; }
+  size_t Modulo(int64_t segment) const {
+    return static_cast<size_t>((segment % size_ + size_) % size_);
+  }
+
+  Exchange& exchange_;
+  const Tensors tensors_;
+  const int phases_;
+  const int rank_;
+  const int size_;
+  const size_t element_;
+
+  Link* left_ = nullptr;
+  Link* right_ = nullptr;
+  size_t segment_bytes_ = 0;  // of every segment but the last ones, which may be short or empty
+  size_t slice_bytes_ = 0;
+  uint64_t slices_ = 0;  // per segment
+  uint64_t group_ = 0;   // slices of a group per segment
+  int steps_ = 0;
+  uint64_t total_ = 0;  // sends, and receives
+  uint64_t sent_ = 0;
+  uint64_t received_ = 0;
+
+  Region in_region_;
+  Region out_region_;
+  const Region* scratch_ = nullptr;  // reduce-scatter alone: a group of partial sums
+  uint64_t first_sequence_ = 0;      // of the link to the right, for send 0
+  RemoteRegion right_out_;
+  bool have_grant_ = false;
+};
+
+void Ring::Plan() {
+  const auto n = static_cast<size_t>(size_);
+  const size_t bytes = tensors_.bytes();
+  if (phases_ == (kReduceScatter | kAllGather)) {
+    const size_t even = (bytes + n - 1) / n;
+    segment_bytes_ = (even + kAlignment - 1) / kAlignment * kAlignment;
+  } else {
+    segment_bytes_ = bytes / n;  // blocks are the caller's
+  }
+  // Four slices per segment overlap well; more only add messages.
+  const size_t quarter = (segment_bytes_ / 4 + kAlignment - 1) / kAlignment * kAlignment;
+  slice_bytes_ =
+      std::clamp(quarter, std::min(kLeastSlice, exchange_.slice_bytes()), exchange_.slice_bytes());
+  slices_ = (segment_bytes_ + slice_bytes_ - 1) / slice_bytes_;
+  // Half the window, so that a full group is under way while credits for the other half return.
+  group_ = static_cast<uint64_t>(std::max(1, right_->window() / 2));
+  group_ = std::min(group_, std::max<uint64_t>(1, slices_));
+  steps_ = (size_ - 1) * (phases_ == (kReduceScatter | kAllGather) ? 2 : 1);
+  total_ = slices_ * static_cast<uint64_t>(steps_);
+}
+
+Ring::Item Ring::ItemAt(uint64_t index, bool receive) const {
+  const uint64_t per_group = group_ * static_cast<uint64_t>(steps_);
+  const uint64_t group = index / per_group;
+  // The last group may have fewer slices.
+  const uint64_t width = std::min(group_, slices_ - group * group_);
+  const uint64_t inside = index - group * per_group;
+  Item item;
+  item.step = static_cast<int>(inside / width);
+  item.offset = (group * group_ + inside % width) * slice_bytes_;
+  // Reduce-scatter passes segment r-1-t, all-gather segment r-u; a receive sees the left
+  // neighbour's send, one lower.
+  const int64_t first = reducing(item.step)
+                            ? rank_ - 1 - item.step
+                            : rank_ - (item.step - (phases_ & kReduceScatter ? size_ - 1 : 0));
+  item.segment = Modulo(first - (receive ? 1 : 0));
+  return item;
+}
+
+size_t Ring::SegmentStart(size_t segment) const {
+  return std::min(segment * segment_bytes_, tensors_.bytes());
+}
+
+size_t Ring::Length(const Item& item) const {
+  const size_t start = SegmentStart(item.segment) + item.offset;
+  const size_t end = std::min(SegmentStart(item.segment + 1), start + slice_bytes_);
+  return end > start ? end - start : 0;
+}
+
+absl::Status Ring::Register() {
+  Transport& transport = exchange_.transport();
+  const auto n = static_cast<size_t>(size_);
+  const size_t in_bytes = phases_ == kAllGather ? tensors_.bytes() / n : tensors_.bytes();
+  const size_t out_bytes = phases_ == kReduceScatter ? tensors_.bytes() / n : tensors_.bytes();
+  GW_ASSIGN_OR_RETURN(out_region_, transport.Register({tensors_.out, out_bytes},
+                                                      phases_ & kAllGather ? Access::kRemoteWrite
+                                                                           : Access::kLocal));
+  // Nobody writes into `in`.
+  GW_ASSIGN_OR_RETURN(
+      in_region_,
+      transport.Register({const_cast<std::byte*>(tensors_.in), in_bytes}, Access::kLocal));
+  if (phases_ == kReduceScatter) {
+    GW_ASSIGN_OR_RETURN(scratch_, exchange_.Scratch(group_ * slice_bytes_));
+    first_sequence_ = right_->next_sequence();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Ring::SendGrant() {
+  GW_ASSIGN_OR_RETURN(const Region* const scratch, exchange_.Scratch(sizeof(MemoryGrant)));
+  std::memcpy(scratch->bytes().data(), &out_region_.grant(), sizeof(MemoryGrant));
+  GW_ASSIGN_OR_RETURN(const RegionSpan span, scratch->Span(0, sizeof(MemoryGrant)));
+  return exchange_.WriteToSlot(*left_, span);
+}
+
+absl::Status Ring::TakeGrant() {
+  GW_ASSIGN_OR_RETURN(const Completion arrival, exchange_.Receive(*right_, sizeof(MemoryGrant)));
+  MemoryGrant grant;
+  std::memcpy(&grant, right_->Slot(arrival).data(), sizeof(grant));
+  if (grant.length != tensors_.bytes()) {
+    return FailedPrecondition("rank {} grants {} bytes, {} are to be written", right_->peer(),
+                              grant.length, tensors_.bytes());
+  }
+  right_out_ = RemoteRegion(grant);
+  have_grant_ = true;
+  return right_->Release(1);
+}
+
+absl::StatusOr<RegionSpan> Ring::Sum(const Item& item, size_t length, uint64_t index) const {
+  if (phases_ != kReduceScatter) {
+    return out_region_.Span(SegmentStart(item.segment) + item.offset, length);
+  }
+  // The finished segment is the rank's own block; a partial sum lives one step in the scratch.
+  if (item.step == steps_ - 1) return out_region_.Span(item.offset, length);
+  const uint64_t per_group = group_ * static_cast<uint64_t>(steps_);
+  const uint64_t width = std::min(group_, slices_ - index / per_group * group_);
+  return scratch_->Span(index % per_group % width * slice_bytes_, length);
+}
+
+bool Ring::CanSend() const {
+  if (sent_ == total_ || right_->credits() == 0) return false;
+  const Item item = ItemAt(sent_, false);
+  if (!reducing(item.step) && !have_grant_) return false;
+  if (item.step == 0) return true;
+  // The slice that this send passes on came `width` receives ago.
+  const uint64_t per_group = group_ * static_cast<uint64_t>(steps_);
+  const uint64_t width = std::min(group_, slices_ - sent_ / per_group * group_);
+  return received_ + width > sent_;
+}
+
+absl::Status Ring::SendNext() {
+  const Item item = ItemAt(sent_, false);
+  const size_t length = Length(item);
+  RegionSpan from;
+  if (item.step == 0) {
+    const size_t base = phases_ == kAllGather ? 0 : SegmentStart(item.segment);
+    GW_ASSIGN_OR_RETURN(from, in_region_.Span(length == 0 ? 0 : base + item.offset, length));
+  } else if (phases_ == kReduceScatter) {
+    Item previous = item;
+    previous.step -= 1;
+    GW_ASSIGN_OR_RETURN(from, Sum(previous, length, sent_));
+  } else {
+    const size_t start = SegmentStart(item.segment) + item.offset;
+    GW_ASSIGN_OR_RETURN(from, out_region_.Span(length == 0 ? 0 : start, length));
+  }
+  if (reducing(item.step)) {
+    GW_RETURN_IF_ERROR(exchange_.WriteToSlot(*right_, from));
+  } else {
+    const size_t start = SegmentStart(item.segment) + item.offset;
+    GW_ASSIGN_OR_RETURN(const RemoteSpan to, right_out_.Span(length == 0 ? 0 : start, length));
+    GW_RETURN_IF_ERROR(exchange_.Write(*right_, from, to));
+  }
+  ++sent_;
+  return absl::OkStatus();
+}
+
+absl::Status Ring::ReceiveNext() {
+  const Item item = ItemAt(received_, true);
+  const size_t length = Length(item);
+  if (phases_ == kReduceScatter && item.step < steps_ - 1) {
+    // The sum goes where the last one in its place was, which must have left: send i precedes
+    // receive i. Some rank can always go on: the one whose next send has the lowest number.
+    while (sent_ <= received_) {
+      GW_RETURN_IF_ERROR(CanSend() ? SendNext() : exchange_.Progress(*right_));
+    }
+    while (right_->written() <= first_sequence_ + received_) {
+      GW_RETURN_IF_ERROR(exchange_.Progress(*right_));
+    }
+  }
+  GW_ASSIGN_OR_RETURN(const Completion arrival, exchange_.Receive(*left_, length));
+  if (reducing(item.step) && length > 0) {
+    GW_ASSIGN_OR_RETURN(const RegionSpan sum, Sum(item, length, received_));
+    auto* out = const_cast<std::byte*>(sum.data);
+    const std::byte* mine = tensors_.in + SegmentStart(item.segment) + item.offset;
+    KernelFor(tensors_.type, tensors_.op)(out, left_->Slot(arrival).data(), mine,
+                                          length / element_);
+    if (tensors_.op == ReduceOp::kAvg && item.step == size_ - 2) {
+      Divide(tensors_.type, out, length / element_, size_);
+    }
+  }
+  ++received_;
+  return left_->Release(1);
+}
+
+absl::Status Ring::Run() {
+  GW_ASSIGN_OR_RETURN(right_, exchange_.Open(static_cast<int>(Modulo(rank_ + 1))));
+  GW_ASSIGN_OR_RETURN(left_, exchange_.Open(static_cast<int>(Modulo(rank_ - 1))));
+  Plan();
+  GW_RETURN_IF_ERROR(Register());
+  if (phases_ & kAllGather) {
+    GW_RETURN_IF_ERROR(SendGrant());
+  } else {
+    have_grant_ = true;
+  }
+  if (phases_ == kAllGather) {
+    const size_t block = tensors_.bytes() / static_cast<size_t>(size_);
+    std::byte* mine = tensors_.out + static_cast<size_t>(rank_) * block;
+    if (block > 0 && mine != tensors_.in) std::memcpy(mine, tensors_.in, block);
+  }
+  while (sent_ < total_ || received_ < total_) {
+    bool moved = false;
+    if (!have_grant_ && exchange_.HasArrival(*right_)) {
+      GW_RETURN_IF_ERROR(TakeGrant());
+      moved = true;
+    }
+    while (CanSend()) {
+      GW_RETURN_IF_ERROR(SendNext());
+      moved = true;
+    }
+    // With two ranks the grant comes first on the one link there is.
+    if (received_ < total_ && exchange_.HasArrival(*left_) && (have_grant_ || left_ != right_)) {
+      GW_RETURN_IF_ERROR(ReceiveNext());
+      moved = true;
+    }
+    if (!moved) {
+      if (sent_ < total_) GW_RETURN_IF_ERROR(exchange_.Check(*right_));
+      // Without data from the left nothing moves, except when everything has come already.
+      GW_RETURN_IF_ERROR(exchange_.Progress(received_ < total_ ? *left_ : *right_));
+    }
+  }
+  if (!have_grant_) GW_RETURN_IF_ERROR(TakeGrant());
+  GW_RETURN_IF_ERROR(exchange_.AwaitWritten(*right_));
+  return exchange_.AwaitWritten(*left_);
+}
+
+}  // namespace
+
+absl::Status RingAllReduce(Exchange& exchange, const Tensors& tensors) {
+  return Ring(exchange, tensors, kReduceScatter | kAllGather).Run();
+}
+
+absl::Status RingReduceScatter(Exchange& exchange, const Tensors& tensors) {
+  return Ring(exchange, tensors, kReduceScatter).Run();
+}
+
+absl::Status RingAllGather(Exchange& exchange, const Tensors& tensors) {
+  return Ring(exchange, tensors, kAllGather).Run();
+}
+
+}  // namespace gradwire

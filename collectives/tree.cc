@@ -1,0 +1,71 @@
+// Reduce and broadcast along one tree: rank r's children are k r + 1 ... k r + k with k =
+// kTreeFanOut, so up to k + 1 ranks make a star around rank 0. It sends 2 (n-1) messages where
+// recursive doubling sends n log2(n). When ranks share cores, the sum of all work bounds the time
+// and the fewest messages win; with a core per rank, the longer path loses.
+//
+// A parent adds its children in order, so the result does not depend on who comes first.
+#include <algorithm>
+#include <cstring>
+
+#include "collectives/algorithms.h"
+#include "collectives/kernels.h"
+
+namespace gradwire {
+namespace {
+
+absl::Status ReduceAndBroadcast(Exchange& exchange, const RegionSpan& sum, ReduceKernel kernel,
+                                size_t elements) {
+  const int rank = exchange.rank();
+  const int first_child = rank * kTreeFanOut + 1;
+  const int end_child = std::min(first_child + kTreeFanOut, exchange.size());
+  auto* out = const_cast<std::byte*>(sum.data);
+
+  for (int child = first_child; child < end_child; ++child) {
+    GW_ASSIGN_OR_RETURN(Link* const link, exchange.Open(child));
+    GW_ASSIGN_OR_RETURN(const Completion theirs, exchange.Receive(*link, sum.length));
+    kernel(out, out, link->Slot(theirs).data(), elements);
+    GW_RETURN_IF_ERROR(link->Release(1));
+  }
+  if (rank != 0) {
+    GW_ASSIGN_OR_RETURN(Link* const parent, exchange.Open((rank - 1) / kTreeFanOut));
+    GW_RETURN_IF_ERROR(exchange.WriteToSlot(*parent, sum));
+    GW_ASSIGN_OR_RETURN(const Completion total, exchange.Receive(*parent, sum.length));
+    GW_RETURN_IF_ERROR(exchange.AwaitWritten(*parent));
+    if (sum.length > 0) std::memcpy(out, parent->Slot(total).data(), sum.length);
+    GW_RETURN_IF_ERROR(parent->Release(1));
+  }
+  for (int child = first_child; child < end_child; ++child) {
+    GW_ASSIGN_OR_RETURN(Link* const link, exchange.Open(child));
+    GW_RETURN_IF_ERROR(exchange.WriteToSlot(*link, sum));
+  }
+  for (int child = first_child; child < end_child; ++child) {
+    GW_ASSIGN_OR_RETURN(Link* const link, exchange.Open(child));
+    GW_RETURN_IF_ERROR(exchange.AwaitWritten(*link));
+  }
+  return absl::OkStatus();
+}
+
+}  // namespace
+
+absl::Status TreeAllReduce(Exchange& exchange, const Tensors& tensors) {
+  const size_t bytes = tensors.bytes();
+  const size_t slice = exchange.slice_bytes();
+  const size_t element = SizeOf(tensors.type);
+  GW_ASSIGN_OR_RETURN(const Region* const scratch, exchange.Scratch(std::min(bytes, slice)));
+  size_t offset = 0;
+  do {
+    const size_t length = std::min(slice, bytes - offset);
+    GW_ASSIGN_OR_RETURN(const RegionSpan sum, scratch->Span(0, length));
+    if (length > 0) std::memcpy(scratch->bytes().data(), tensors.in + offset, length);
+    GW_RETURN_IF_ERROR(
+        ReduceAndBroadcast(exchange, sum, KernelFor(tensors.type, tensors.op), length / element));
+    if (length > 0) std::memcpy(tensors.out + offset, sum.data, length);
+    if (tensors.op == ReduceOp::kAvg) {
+      Divide(tensors.type, tensors.out + offset, length / element, exchange.size());
+    }
+    offset += length;
+  } while (offset < bytes);
+  return absl::OkStatus();
+}
+
+}  // namespace gradwire

@@ -1,0 +1,84 @@
+// One socket of a link: a queue of frames to send and the state of the frame being received. All
+// methods belong to the transport's data-path thread.
+#pragma once
+
+#include <array>
+#include <cstdint>
+#include <optional>
+#include <vector>
+
+#include "transport/tcp/frame.h"
+#include "transport/tcp/region_table.h"
+#include "transport/tcp/socket.h"
+
+namespace gradwire::tcp {
+
+class Lane {
+ public:
+  // `most_payload`: bytes of a slice; `queue`: the most frames that can ever wait to be sent.
+  Lane(FileDescriptor fd, size_t most_payload, int queue);
+
+  int fd() const { return fd_.get(); }
+
+  // --- Sending ---
+  // Appends a frame; the payload stays the caller's until the frame is sent.
+  void Enqueue(const FrameHeader& header, const std::byte* payload, uint64_t sequence);
+  bool sending() const { return count_ > 0; }
+  // Hands the kernel as much as it takes. `syscalls` is increased by the calls made.
+  absl::Status Send(uint64_t& syscalls);
+  // Number of the oldest data frame that is not handed over yet; none when all are.
+  std::optional<uint64_t> oldest_unsent() const;
+
+  // --- Receiving ---
+  enum class Received { kFrame, kNothing, kEnd };
+  // Reads until one frame is complete (then `header` describes it and its payload is in place), the
+  // socket is empty or the peer has closed between two frames. ProtocolError for a frame that was
+  // not granted, Unavailable when the connection breaks.
+  absl::StatusOr<Received> Receive(RegionTable& regions, FrameHeader& header, uint64_t& syscalls);
+
+  // A frame may be complete although the socket is empty.
+  bool staged() const { return stage_end_ - stage_begin_ >= FrameHeader::kBytes; }
+
+  // What epoll reports for this lane.
+  void* source = nullptr;
+  // Whether epoll is to report room for sending; kept here to save calls that change nothing.
+  bool armed_for_sending = false;
+
+ private:
+  struct Outgoing {
+    FrameHeader::Wire header;
+    const std::byte* payload = nullptr;
+    uint32_t length = 0;
+    bool data = false;      // false: credits alone
+    uint64_t sequence = 0;  // of a data frame
+  };
+  // Small frames are read whole through this buffer, several per call; of a large one only the
+  // header passes through it.
+  static constexpr size_t kStage = 8192;
+
+  Outgoing& at(int index) { return queue_[static_cast<size_t>((head_ + index) % capacity_)]; }
+  const Outgoing& at(int index) const {
+    return queue_[static_cast<size_t>((head_ + index) % capacity_)];
+  }
+
+  FileDescriptor fd_;
+  const size_t most_payload_;
+
+  // Ring of frames to send: count_ from head_; sent_ bytes of the first are gone.
+  const int capacity_;
+  std::vector<Outgoing> queue_;
+  int head_ = 0;
+  int count_ = 0;
+  size_t sent_ = 0;
+
+  // Bytes [stage_begin_, stage_end_) are read but not consumed.
+  std::array<std::byte, kStage> stage_;
+  size_t stage_begin_ = 0;
+  size_t stage_end_ = 0;
+  size_t stage_want_ = kStage;          // bytes to read ahead: fewer behind a large frame
+  bool drained_ = false;                // the last read got less than it asked for
+  std::optional<FrameHeader> current_;  // header is known, payload is under way
+  size_t placed_ = 0;                   // bytes of its payload in place
+};
+
+}  // namespace gradwire::tcp

@@ -1,0 +1,101 @@
+#include "transport/tcp/socket.h"
+
+#include <arpa/inet.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <unistd.h>
+
+#include <cerrno>
+#include <cstring>
+
+namespace gradwire::tcp {
+
+FileDescriptor::~FileDescriptor() {
+  if (fd_ >= 0) close(fd_);
+}
+
+absl::StatusOr<SocketAddress> SocketAddress::Parse(const std::string& address, uint16_t port) {
+  SocketAddress result;
+  auto* v4 = reinterpret_cast<sockaddr_in*>(&result.storage);
+  auto* v6 = reinterpret_cast<sockaddr_in6*>(&result.storage);
+  if (inet_pton(AF_INET, address.c_str(), &v4->sin_addr) == 1) {
+    v4->sin_family = AF_INET;
+    v4->sin_port = htons(port);
+    result.length = sizeof(sockaddr_in);
+  } else if (inet_pton(AF_INET6, address.c_str(), &v6->sin6_addr) == 1) {
+    v6->sin6_family = AF_INET6;
+    v6->sin6_port = htons(port);
+    result.length = sizeof(sockaddr_in6);
+  } else {
+    return InvalidArgument("'{}' is no numeric IPv4 or IPv6 address", address);
+  }
+  return result;
+}
+
+std::string SocketAddress::ToString() const {
+  char text[INET6_ADDRSTRLEN] = "?";
+  if (storage.ss_family == AF_INET) {
+    const auto* v4 = reinterpret_cast<const sockaddr_in*>(&storage);
+    inet_ntop(AF_INET, &v4->sin_addr, text, sizeof(text));
+    return fmt::format("{}:{}", text, ntohs(v4->sin_port));
+  }
+  const auto* v6 = reinterpret_cast<const sockaddr_in6*>(&storage);
+  inet_ntop(AF_INET6, &v6->sin6_addr, text, sizeof(text));
+  return fmt::format("[{}]:{}", text, ntohs(v6->sin6_port));
+}
+
+absl::Status ApplyOptions(int fd, const Settings& settings) {
+  const int on = 1;
+  if (setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on)) != 0) {
+    return ErrnoError(errno, "TCP_NODELAY");
+  }
+  if (settings.socket_buffer_bytes > 0) {
+    const int bytes = static_cast<int>(settings.socket_buffer_bytes);
+    if (setsockopt(fd, SOL_SOCKET, SO_SNDBUF, &bytes, sizeof(bytes)) != 0 ||
+        setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &bytes, sizeof(bytes)) != 0) {
+      return ErrnoError(errno, "socket buffers of {} bytes", bytes);
+    }
+  }
+  if (!settings.tcp_congestion.empty() &&
+      setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, settings.tcp_congestion.data(),
+                 static_cast<socklen_t>(settings.tcp_congestion.size())) != 0) {
+    return InvalidArgument(
+        "--tcp-congestion {}: {}; sysctl net.ipv4.tcp_allowed_congestion_control lists what an "
+        "ordinary user may choose",
+        settings.tcp_congestion, std::generic_category().message(errno));
+  }
+  return absl::OkStatus();
+}
+
+absl::StatusOr<FileDescriptor> Listen(const SocketAddress& address, const Settings& settings,
+                                      uint16_t& port) {
+  FileDescriptor fd(
+      socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!fd.valid()) return ErrnoError(errno, "socket");
+  GW_RETURN_IF_ERROR(ApplyOptions(fd.get(), settings));
+  if (bind(fd.get(), address.get(), address.length) != 0 || listen(fd.get(), 256) != 0) {
+    return ErrnoError(errno, "cannot listen on {}", address.ToString());
+  }
+  sockaddr_storage bound = {};
+  socklen_t length = sizeof(bound);
+  if (getsockname(fd.get(), reinterpret_cast<sockaddr*>(&bound), &length) != 0) {
+    return ErrnoError(errno, "getsockname");
+  }
+  port = ntohs(bound.ss_family == AF_INET ? reinterpret_cast<sockaddr_in*>(&bound)->sin_port
+                                          : reinterpret_cast<sockaddr_in6*>(&bound)->sin6_port);
+  return fd;
+}
+
+absl::StatusOr<FileDescriptor> StartConnect(const SocketAddress& address,
+                                            const Settings& settings) {
+  FileDescriptor fd(
+      socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
+  if (!fd.valid()) return ErrnoError(errno, "socket");
+  GW_RETURN_IF_ERROR(ApplyOptions(fd.get(), settings));
+  if (connect(fd.get(), address.get(), address.length) != 0 && errno != EINPROGRESS) {
+    return ErrnoError(errno, "cannot connect to {}", address.ToString());
+  }
+  return fd;
+}
+
+}  // namespace gradwire::tcp
