@@ -329,7 +329,7 @@ void Job::AnswerDiagnosis(Time now) {
 }
 
 void Job::Leave(int rank, const std::string& reason) {
-  Channel* channel = Vacate(rank, State::kLeft);
+  Channel* channel = Vacate(rank, reason.empty() ? State::kLeft : State::kDead);
   if (formed_ && !reason.empty()) Fail(rank, fmt::format("{} gave up: {}", Name(rank), reason));
   channel->End(absl::OkStatus());
 }

@@ -306,6 +306,7 @@ absl::Status Member::ReceivedPeers(const v1::Joined& joined) {
   }
   hosted_ = joined.hosted();
   SetPeers(membership_.join.self().rank(), std::move(peers));
+  SetLocalAddress(membership_.local_address);
   joined_ = true;
   changed_.notify_all();
   return absl::OkStatus();

@@ -17,6 +17,7 @@
 namespace gradwire::internal {
 
 struct Membership {
+  std::string local_address;  // numeric, on the way to the rendezvous
   std::shared_ptr<grpc::Channel> channel;
   v1::Join join;
   std::string rendezvous;  // "host:port", for messages

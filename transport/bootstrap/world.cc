@@ -1,7 +1,9 @@
 #include "transport/bootstrap/world.h"
 
 #include <grpcpp/create_channel.h>
+#include <netdb.h>
 #include <sched.h>
+#include <sys/socket.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -125,6 +127,32 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const LaunchPlace& place,
   return grpc::CreateCustomChannel(target, credentials, arguments);
 }
 
+// This host's numeric address on the way to `host`; empty when there is no route.
+std::string LocalAddressTowards(const std::string& host, int port) {
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_DGRAM;
+  addrinfo* found = nullptr;
+  if (getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) return "";
+  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owner(found, freeaddrinfo);
+  for (const addrinfo* entry = found; entry != nullptr; entry = entry->ai_next) {
+    // Connecting a datagram socket sends nothing; it only asks the routing table.
+    const int fd = socket(entry->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) continue;
+    sockaddr_storage local = {};
+    socklen_t length = sizeof(local);
+    char text[NI_MAXHOST] = "";
+    if (connect(fd, entry->ai_addr, entry->ai_addrlen) == 0 &&
+        getsockname(fd, reinterpret_cast<sockaddr*>(&local), &length) == 0 &&
+        getnameinfo(reinterpret_cast<sockaddr*>(&local), length, text, sizeof(text), nullptr, 0,
+                    NI_NUMERICHOST) != 0) {
+      text[0] = '\0';
+    }
+    close(fd);
+    if (text[0] != '\0') return text;
+  }
+  return "";
+}
+
 }  // namespace
 
 std::string PeerInfo::Describe() const {
@@ -177,8 +205,11 @@ absl::StatusOr<std::unique_ptr<World>> JoinWorld(const LaunchPlace& place,
   join.set_world_size(place.world_size);
   *join.mutable_self() = Self(place.rank);
   join.set_heartbeat_timeout_ms(settings.heartbeat_timeout.count());
+  const std::string local_address =
+      LocalAddressTowards(place.rendezvous_host, place.rendezvous_port);
   while (true) {
     internal::Membership membership;
+    membership.local_address = local_address;
     membership.rendezvous = fmt::format("{}:{}", place.rendezvous_host, place.rendezvous_port);
     membership.heartbeat_interval = settings.heartbeat_interval;
     if (hosting) {
