@@ -118,7 +118,8 @@ Resolved Resolve(const std::string& name) {
   if (resolved.error != 0) return resolved;
   const std::unique_ptr<addrinfo, decltype(&freeaddrinfo)> owner(list, &freeaddrinfo);
   for (const addrinfo* entry = list; entry != nullptr; entry = entry->ai_next) {
-    resolved.addresses += (resolved.addresses.empty() ? "" : ", ") + Numeric(entry->ai_addr);
+    resolved.addresses +=
+        fmt::format("{}{}", resolved.addresses.empty() ? "" : ", ", Numeric(entry->ai_addr));
     resolved.only_loopback = resolved.only_loopback && IsLoopback(entry->ai_addr);
   }
   return resolved;
@@ -141,7 +142,7 @@ Findings ProbeInterfaces(const ProbeOptions&) {
       continue;
     }
     std::string& text = addresses[entry->ifa_name];
-    text += (text.empty() ? "" : ", ") + Numeric(entry->ifa_addr);
+    text += fmt::format("{}{}", text.empty() ? "" : ", ", Numeric(entry->ifa_addr));
     reachable = reachable || (entry->ifa_flags & IFF_LOOPBACK) == 0;
   }
   Findings findings;

@@ -112,7 +112,7 @@ Findings ProbeCpu(const ProbeOptions& options) {
   std::string listed;
   for (const char* flag : {"avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_fp16", "asimd",
                            "asimdhp", "sve", "bf16"}) {
-    if (have.count(flag) != 0) listed += (listed.empty() ? "" : " ") + std::string(flag);
+    if (have.count(flag) != 0) listed += fmt::format("{}{}", listed.empty() ? "" : " ", flag);
   }
   findings.push_back(
       {"cpu vectors", Verdict::kOk, listed.empty() ? "baseline instructions only" : listed});

@@ -30,7 +30,7 @@ size_t Edits(std::string_view a, std::string_view b) {
 std::string AllNames(const CLI::App& root) {
   std::string names;
   for (const CLI::App* command : root.get_subcommands({})) {
-    names += (names.empty() ? "" : ", ") + command->get_name();
+    names += fmt::format("{}{}", names.empty() ? "" : ", ", command->get_name());
   }
   return names;
 }

@@ -1,0 +1,173 @@
+"""Wrong usage, and the subcommands that only look: config and doctor."""
+
+import json
+import os
+import re
+import socket
+import unittest
+
+from harness import PROGRAM, WORKER, ProcessTest, free_port
+
+
+class UsageTest(ProcessTest):
+
+    def test_misuse_is_one_line_and_code_2(self):
+        for arguments, pattern in (
+                ((), "subcommand is missing.*launch"),
+                (("lunch",), "did you mean 'launch'"),
+                (("frobnicate",), "no subcommand 'frobnicate'"),
+                (("--frobnicate",), "--frobnicate"),
+                (("launch",), "--ranks is required"),
+                (("launch", "-n", "2"), "no program"),
+                (("launch", "-n", "0", "true"), "--ranks.*0"),
+                (("launch", "-n", "-1", "true"), "--ranks.*-1"),
+                (("launch", "-n", "1025", "true"), "--ranks.*1025"),
+                (("launch", "-n", "two", "true"), "--ranks.*two"),
+                (("launch", "-n", "2", "--frobnicate", "true"), "--frobnicate"),
+                (("launch", "-n", "2", "--bind", "socket", "true"), "--bind.*socket"),
+                (("launch", "-n", "2", "--grace", "soon", "true"), "--grace.*soon.*10s"),
+                (("launch", "-n", "2", "--port", "70000", "true"), "--port.*70000"),
+                (("launch", "-n", "2", "--nnodes", "2", "true"), "--master-addr and --master-port"),
+                (("launch", "-n", "2", "--nnodes", "2", "--node-rank", "2", "--port", "9", "true"),
+                 "node rank 2 of 2"),
+                (("launch", "-n", "2", "no-such-program"), "no-such-program"),
+                (("launch", "-n", "2", "/etc/passwd"), "/etc/passwd"),
+                (("config", "--slots", "1000"), "--slots.*1000.*2..128"),
+                (("config", "--slots", "many"), "--slots.*many"),
+                (("config", "--slice-bytes", "5000"), "--slice-bytes 5000.*64"),
+                (("config", "--transport", "pigeon"), "--transport.*pigeon.*auto"),
+                (("config", "--op-timeout", "-3s"), "--op-timeout.*-3s"),
+                (("config", "--tls-cert", "x.pem"), "--tls-cert and --tls-key"),
+                (("config", "surplus"), "surplus"),
+                (("doctor", "--port", "0"), "--port.*0"),
+                (("rendezvous", "--port", "-1"), "--port.*-1"),
+                (("rendezvous", "--frobnicate"), "--frobnicate"),
+        ):
+            with self.subTest(arguments=arguments):
+                self.assertOneLine(self.gradwire(*arguments), pattern)
+
+    def test_bad_variables_are_one_line_and_code_2(self):
+        for variables, pattern in (
+                ({"GRADWIRE_SLOT": "8"}, "GRADWIRE_SLOT"),
+                ({"GRADWIRE_SLOTS": "x"}, "GRADWIRE_SLOTS.*x"),
+                ({"GRADWIRE_JOIN_TIMEOUT": "0"}, "GRADWIRE_JOIN_TIMEOUT"),
+        ):
+            with self.subTest(variables=variables):
+                self.assertOneLine(self.gradwire("config", env=variables), pattern)
+
+    def test_program_that_cannot_be_executed(self):
+        path = os.path.join(self.folder(), "broken")
+        with open(path, "wb") as file:
+            file.write(b"\x7fELF not really")
+        os.chmod(path, 0o755)
+        self.assertOneLine(self.gradwire("launch", "-n", "2", path), "cannot execute .*broken")
+
+    def test_help_teaches(self):
+        result = self.gradwire("--help")
+        self.assertCode(result, 0)
+        for word in ("launch", "config", "doctor", "rendezvous", "Examples"):
+            self.assertIn(word, result.out)
+        for command in ("launch", "config", "doctor", "rendezvous"):
+            with self.subTest(command=command):
+                # Help must be had although a variable is wrong: it is what one looks at then.
+                result = self.gradwire(command, "--help", env={"GRADWIRE_SLOTS": "x"})
+                self.assertCode(result, 0)
+                self.assertIn("Usage: gradwire %s" % command, result.out)
+
+    def test_version(self):
+        result = self.gradwire("--version")
+        self.assertCode(result, 0)
+        self.assertRegex(result.out, r"^gradwire \d+\.\d+\.\d+\n$")
+
+
+class ConfigTest(ProcessTest):
+
+    def config(self, *arguments, **more):
+        result = self.gradwire("config", "--json", "-", *arguments, **more)
+        self.assertCode(result, 0)
+        return {row["name"]: row for row in json.loads(result.out)["settings"]}
+
+    def test_flags_go_over_variables_over_defaults(self):
+        rows = self.config("--slots", "16", env={"GRADWIRE_SLOTS": "4", "GRADWIRE_LANES": "2"})
+        self.assertEqual((rows["slots"]["value"], rows["slots"]["source"]), ("16", "flag"))
+        self.assertEqual((rows["lanes"]["value"], rows["lanes"]["source"]), ("2", "environment"))
+        self.assertEqual((rows["transport"]["value"], rows["transport"]["source"]),
+                         ("auto", "default"))
+        self.assertEqual(rows["slots"]["variable"], "GRADWIRE_SLOTS")
+        self.assertEqual(rows["slots"]["range"], "2..128")
+
+    def test_sizes_and_times_are_understood(self):
+        rows = self.config("--slice-bytes", "1M", "--op-timeout", "2m", "--join-timeout=250ms")
+        self.assertEqual(rows["slice-bytes"]["value"], str(1 << 20))
+        self.assertEqual(rows["op-timeout"]["value"], "120000ms")
+        self.assertEqual(rows["join-timeout"]["value"], "250ms")
+
+    def test_secrets_are_never_shown(self):
+        for arguments, env in ((("--token", "hush-hush"), {}), ((), {"GRADWIRE_TOKEN": "hush-hush"})):
+            for form in ((), ("--json", "-")):
+                result = self.gradwire("config", *arguments, *form, env=env)
+                self.assertCode(result, 0)
+                self.assertNotIn("hush", result.out + result.err)
+                self.assertIn("(set)", result.out)
+
+    def test_text_fits_80_columns_and_lists_all(self):
+        result = self.gradwire("config")
+        for line in result.out.splitlines():
+            self.assertLessEqual(len(line), 80, line)
+        for name in self.config():
+            self.assertIn("\n%s = " % name, result.out)
+
+    def test_json_file(self):
+        path = os.path.join(self.folder(), "config.json")
+        self.assertCode(self.gradwire("config", "--json", path), 0)
+        with open(path) as file:
+            self.assertGreater(len(json.load(file)["settings"]), 10)
+        result = self.gradwire("config", "--json", path + "/x")
+        self.assertCode(result, 1)
+        self.assertIn(path + "/x", result.err)
+
+
+class DoctorTest(ProcessTest):
+
+    def doctor(self, *arguments, code=0, **more):
+        result = self.gradwire("doctor", "--json", "-", "--port", free_port(), *arguments, **more)
+        self.assertCode(result, code)
+        report = json.loads(result.out)
+        return report, {finding["subject"]: finding for finding in report["findings"]}
+
+    def test_finds_what_is_there(self):
+        report, findings = self.doctor()
+        self.assertEqual(report["problems"], 0)
+        for subject in ("cpu", "kernel", "memory", "locked memory", "interface lo", "loopback",
+                        "settings"):
+            self.assertIn(subject, findings)
+        self.assertIn(os.uname().release, findings["kernel"]["detail"])
+        self.assertIn("%d usable" % len(os.sched_getaffinity(0)), findings["cpu"]["detail"])
+        self.assertIn("127.0.0.1", findings["interface lo"]["detail"])
+        self.assertTrue(any(subject.startswith("rdma") for subject in findings))
+
+    def test_busy_port_is_a_problem(self):
+        with socket.socket() as busy:
+            busy.bind(("127.0.0.1", 0))
+            busy.listen()
+            port = busy.getsockname()[1]
+            result = self.gradwire("doctor", "--port", port)
+        self.assertCode(result, 1)
+        self.assertRegex(result.out, r"(?m)^problem +port %d: .*in use" % port)
+        self.assertRegex(result.out, r"(?m)^1 problem, ")
+
+    def test_bad_variable_is_a_problem(self):
+        report, findings = self.doctor(code=1, env={"GRADWIRE_SLOTS": "999"})
+        self.assertEqual(report["problems"], 1)
+        self.assertEqual(findings["settings"]["verdict"], "problem")
+        self.assertIn("GRADWIRE_SLOTS", findings["settings"]["detail"])
+
+    def test_text_fits_80_columns(self):
+        result = self.gradwire("doctor", "--port", free_port())
+        for line in result.out.splitlines():
+            self.assertLessEqual(len(line), 80, line)
+        self.assertRegex(result.out, r"0 problems, \d+ notes?\n$")
+
+
+if __name__ == "__main__":
+    unittest.main()

@@ -1,0 +1,158 @@
+#!/usr/bin/env bash
+# Builds Gradwire and runs all its tests: unit and integration tests of the release build, then of
+# the AddressSanitizer and ThreadSanitizer builds; formatting and shell scripts are checked too.
+#   tests/run.sh [--quick] [--only release|asan|tsan] [--no-install]
+# --quick leaves the sanitizer builds out. Logs are written to build/logs. The last line is the sum
+# of all test runs, "N passed, N failed"; the exit code is 0 only when nothing failed.
+set -uo pipefail
+cd "$(dirname "$0")/.." || exit 2
+
+usage() {
+  sed -n '2,6s/^# \{0,1\}//p' "$0"
+}
+misuse() {
+  echo "tests/run.sh: $1 (see tests/run.sh --help)" >&2
+  exit 2
+}
+
+builds=(release asan tsan)
+install=1
+while [ $# -gt 0 ]; do
+  case $1 in
+    --quick) builds=(release) ;;
+    --only)
+      case ${2-} in
+        release | asan | tsan) builds=("$2") ;;
+        *) misuse "--only takes release, asan or tsan" ;;
+      esac
+      shift
+      ;;
+    --no-install) install=0 ;;
+    -h | --help)
+      usage
+      exit 0
+      ;;
+    *) misuse "no such option: $1" ;;
+  esac
+  shift
+done
+
+logs=$PWD/build/logs
+mkdir -p "$logs"
+passed=0 failed=0 skipped=0
+summary=()
+started=$SECONDS
+
+say() {
+  printf '\n== %s\n' "$*"
+}
+# note NAME VERDICT: one line of the summary.
+note() {
+  summary+=("$(printf '%-22s %s' "$1" "$2")")
+}
+# count NAME CODE: a check that is one test.
+count() {
+  if [ "$2" -eq 0 ]; then
+    passed=$((passed + 1))
+    note "$1" ok
+  else
+    failed=$((failed + 1))
+    note "$1" FAILED
+  fi
+}
+
+if [ $install -eq 1 ]; then
+  cmake/install-packages.sh cmake/packages.txt tests/packages.txt || exit 1
+fi
+
+check_format() {
+  local files
+  mapfile -t files < <(git ls-files '*.h' '*.cc')
+  clang-format --dry-run --Werror "${files[@]}" 2>"$logs/format.log"
+  local code=$?
+  [ $code -eq 0 ] || grep -m 20 'error:' "$logs/format.log"
+  return $code
+}
+check_scripts() {
+  local files
+  mapfile -t files < <(git ls-files '*.sh' '.ci/run')
+  shellcheck "${files[@]}"
+}
+
+# Other releases of clang-format break lines elsewhere, which says nothing about this code.
+say 'Formatting and scripts'
+if ! git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
+  note formatting 'skipped: not a git checkout'
+elif clang-format --version 2>/dev/null | grep -q 'version 14\.'; then
+  check_format
+  count formatting $?
+else
+  skipped=$((skipped + 1))
+  note formatting 'skipped: clang-format 14 is not here'
+fi
+if ! git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
+  note 'shell scripts' 'skipped: not a git checkout'
+elif command -v shellcheck >/dev/null 2>&1; then
+  check_scripts
+  count 'shell scripts' $?
+else
+  skipped=$((skipped + 1))
+  note 'shell scripts' 'skipped: shellcheck is not here'
+fi
+
+# Reports of a sanitizer end the process with a code of its own, so that no test takes them for an
+# error that it expects.
+sanitizer_options() {
+  export ASAN_OPTIONS=detect_leaks=1:exitcode=99:detect_stack_use_after_return=1
+  export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1:exitcode=99
+  export TSAN_OPTIONS=exitcode=99:halt_on_error=0:second_deadlock_stack=1
+  export LSAN_OPTIONS=exitcode=99
+  [ ! -f tests/asan.supp ] || ASAN_OPTIONS+=:suppressions=$PWD/tests/asan.supp
+  [ ! -f tests/lsan.supp ] || LSAN_OPTIONS+=:suppressions=$PWD/tests/lsan.supp
+  [ ! -f tests/ubsan.supp ] || UBSAN_OPTIONS+=:suppressions=$PWD/tests/ubsan.supp
+  [ ! -f tests/tsan.supp ] || TSAN_OPTIONS+=:suppressions=$PWD/tests/tsan.supp
+}
+
+# run_build NAME: configures, builds and tests one preset.
+run_build() {
+  local name=$1 begin=$SECONDS options=()
+  [ -z "${CI-}" ] || options+=(-DGRADWIRE_WERROR=ON)
+  say "Build: $name (log in build/logs/$name-build.log)"
+  if ! { cmake --preset "$name" "${options[@]}" &&
+    cmake --build --preset "$name" --parallel "$(nproc)"; } \
+    >"$logs/$name-build.log" 2>&1; then
+    grep -m 20 -E 'error|Error' "$logs/$name-build.log"
+    count "$name build" 1
+    return
+  fi
+  local built=$((SECONDS - begin))
+  say "Tests: $name (log in build/logs/$name-tests.log)"
+  sanitizer_options
+  # Two at a time: ranks of both share the cores; tests about time run alone.
+  ctest --preset "$name" --parallel 2 --timeout 600 --no-tests=error \
+    2>&1 | tee "$logs/$name-tests.log" | grep -E --line-buffered '^ *[0-9]+/[0-9]+ .*(Failed|Timeout|Exception|Not Run|\*\*\*)|tests passed'
+  # "97% tests passed, 3 tests failed out of 120"
+  local line bad all
+  line=$(grep -E 'tests passed, [0-9]+ tests failed out of [0-9]+' "$logs/$name-tests.log" | tail -n 1)
+  if [ -z "$line" ]; then
+    count "$name tests" 1
+    return
+  fi
+  bad=$(sed -E 's/.*passed, ([0-9]+) tests.*/\1/' <<<"$line")
+  all=$(sed -E 's/.*out of ([0-9]+).*/\1/' <<<"$line")
+  passed=$((passed + all - bad))
+  failed=$((failed + bad))
+  note "$name" "$((all - bad)) passed, $bad failed (built in ${built} s, tested in $((SECONDS - begin - built)) s)"
+}
+
+for name in "${builds[@]}"; do
+  run_build "$name"
+done
+
+say "Summary after $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s"
+printf '%s\n' "${summary[@]}"
+echo
+line="$passed passed, $failed failed"
+[ $skipped -eq 0 ] || line+=", $skipped skipped"
+echo "$line"
+[ $failed -eq 0 ]
