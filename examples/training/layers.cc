@@ -207,9 +207,10 @@ LossResult SoftmaxCrossEntropy(const Matrix<Scalar>& logits, std::span<const uin
     Eigen::Index best = 0;
     // The largest is taken off first, so that no exponential overflows.
     const Scalar largest = column.maxCoeff(&best);
-    exponentials = (column - largest).exp();
+    // Not Eigen's exp(), which gives a number for NaN.
+    exponentials = (column - largest).unaryExpr([](Scalar x) { return std::exp(x); });
     const Scalar sum = exponentials.sum();
-    result.sum += static_cast<double>(std::log(sum) + largest - column(label));
+    result.sum += static_cast<double>(std::log(sum) + (largest - column(label)));
     result.correct += best == label ? 1 : 0;
     if (d_logits != nullptr) {
       d_logits->col(n) = exponentials * (static_cast<Scalar>(scale) / sum);
