@@ -5,6 +5,7 @@
 #include <openssl/ssl.h>
 #include <openssl/x509v3.h>
 #include <poll.h>
+#include <signal.h>
 #include <sys/socket.h>
 #include <unistd.h>
 
@@ -51,6 +52,33 @@ class Socket {
 
  private:
   int fd_;
+};
+
+// OpenSSL writes to sockets without MSG_NOSIGNAL: a server that hangs up must not end the program.
+// Blocks SIGPIPE on this thread, and takes back one that was raised meanwhile.
+class NoBrokenPipe {
+ public:
+  NoBrokenPipe() {
+    sigset_t pending;
+    sigpending(&pending);
+    was_pending_ = sigismember(&pending, SIGPIPE) == 1;
+    sigemptyset(&pipe_);
+    sigaddset(&pipe_, SIGPIPE);
+    pthread_sigmask(SIG_BLOCK, &pipe_, &before_);
+  }
+  NoBrokenPipe(const NoBrokenPipe&) = delete;
+  NoBrokenPipe& operator=(const NoBrokenPipe&) = delete;
+  ~NoBrokenPipe() {
+    const timespec now{};
+    while (!was_pending_ && sigtimedwait(&pipe_, nullptr, &now) < 0 && errno == EINTR) {
+    }
+    pthread_sigmask(SIG_SETMASK, &before_, nullptr);
+  }
+
+ private:
+  sigset_t pipe_{};
+  sigset_t before_{};
+  bool was_pending_ = false;
 };
 
 struct Address {
@@ -126,6 +154,11 @@ bool WaitFor(int fd, short events, Time deadline) {
   }
 }
 
+// What a server that is going down does, and one with TLS that is spoken to in plain text.
+absl::Status HungUp() {
+  return MakeError(absl::StatusCode::kAborted, "it closed the connection without an answer");
+}
+
 // Reads the first frame's header, or what the other side sends instead.
 template <typename ReadSome>
 absl::StatusOr<std::string> ReadHeader(int fd, Time deadline, ReadSome read_some) {
@@ -135,7 +168,7 @@ absl::StatusOr<std::string> ReadHeader(int fd, Time deadline, ReadSome read_some
     // Returns bytes read, 0 at the end, -1 to wait; an error otherwise.
     absl::StatusOr<int> count = read_some(buffer.data(), kFrameHeaderBytes - header.size());
     if (!count.ok()) return count.status();
-    if (*count == 0) return Unavailable("it closed the connection without an answer");
+    if (*count == 0) return HungUp();
     if (*count > 0) {
       header.append(buffer.data(), static_cast<size_t>(*count));
       if (header[0] == 0x15) break;  // a TLS alert, shorter than a frame's header
@@ -146,10 +179,14 @@ absl::StatusOr<std::string> ReadHeader(int fd, Time deadline, ReadSome read_some
   return header;
 }
 
+absl::Status WantsTls() {
+  return FailedPrecondition("it wants TLS; give --tls-ca, and --tls-cert and --tls-key if mutual");
+}
+
 absl::Status CheckHeader(const std::string& header) {
   if (header.size() == kFrameHeaderBytes && header[3] == kSettingsFrame) return absl::OkStatus();
   if (header.rfind("\x15\x03", 0) == 0) {
-    return FailedPrecondition("it wants TLS; give --tls-ca");
+    return WantsTls();
   }
   return FailedPrecondition("what listens there is no rendezvous (it answered '{}')",
                             OneLine(header));
@@ -201,11 +238,15 @@ absl::Status TlsError(SSL* ssl, int result, const std::string& host) {
                    reason != nullptr ? reason : "unknown reason");
 }
 
+// Without a CA it accepts any certificate: that only finds out whether TLS is spoken at all.
 absl::StatusOr<std::shared_ptr<SSL_CTX>> MakeContext(const TlsFiles& files) {
   std::shared_ptr<SSL_CTX> context(SSL_CTX_new(TLS_client_method()), SSL_CTX_free);
   if (context == nullptr) return InternalError("OpenSSL has no memory for a context");
-  bool good = SSL_CTX_set_min_proto_version(context.get(), TLS1_2_VERSION) == 1 &&
-              SSL_CTX_load_verify_locations(context.get(), files.ca.c_str(), nullptr) == 1;
+  bool good = SSL_CTX_set_min_proto_version(context.get(), TLS1_2_VERSION) == 1;
+  if (!files.ca.empty()) {
+    good = good && SSL_CTX_load_verify_locations(context.get(), files.ca.c_str(), nullptr) == 1;
+    SSL_CTX_set_verify(context.get(), SSL_VERIFY_PEER, nullptr);
+  }
   if (!files.cert.empty()) {
     good = good && SSL_CTX_use_certificate_chain_file(context.get(), files.cert.c_str()) == 1 &&
            SSL_CTX_use_PrivateKey_file(context.get(), files.key.c_str(), SSL_FILETYPE_PEM) == 1;
@@ -215,13 +256,13 @@ absl::StatusOr<std::shared_ptr<SSL_CTX>> MakeContext(const TlsFiles& files) {
     return InvalidArgument("--tls-ca {}, --tls-cert {} or --tls-key {} cannot be used", files.ca,
                            files.cert, files.key);
   }
-  SSL_CTX_set_verify(context.get(), SSL_VERIFY_PEER, nullptr);
   constexpr unsigned char kHttp2[] = {2, 'h', '2'};
   SSL_CTX_set_alpn_protos(context.get(), kHttp2, sizeof(kHttp2));
   return context;
 }
 
 absl::Status GreetTls(int fd, SSL_CTX* context, const std::string& host, Time deadline) {
+  const NoBrokenPipe guard;
   const std::unique_ptr<SSL, decltype(&SSL_free)> ssl(SSL_new(context), SSL_free);
   if (ssl == nullptr || SSL_set_fd(ssl.get(), fd) != 1) {
     return InternalError("OpenSSL has no memory for a connection");
@@ -282,6 +323,13 @@ absl::Status Greet(const Address& address, SSL_CTX* context, const std::string& 
                             : GreetTls(socket.get(), context, host, deadline);
 }
 
+bool SpeaksTls(const Address& address, const std::string& host, Time deadline) {
+  const auto context = MakeContext({});
+  if (!context.ok()) return false;
+  const absl::Status greeted = Greet(address, context->get(), host, deadline);
+  return greeted.ok() || greeted.code() == absl::StatusCode::kUnauthenticated;
+}
+
 bool Certain(const absl::Status& status) {
   return status.code() == absl::StatusCode::kUnauthenticated ||
          status.code() == absl::StatusCode::kFailedPrecondition ||
@@ -307,6 +355,10 @@ absl::StatusOr<std::string> Reach(const std::string& host, int port, const TlsFi
       const Time patience = std::min(deadline, steady_clock::now() + kAttempt);
       last = Greet((*addresses)[i], context.get(), host, patience);
       if (last.ok()) return (*addresses)[i].target();
+      if (context == nullptr && last.code() == absl::StatusCode::kAborted &&
+          SpeaksTls((*addresses)[i], host, patience)) {
+        last = WantsTls();
+      }
       if (Certain(last)) return Annotate(last, where);
     }
     std::this_thread::sleep_until(std::min(deadline, steady_clock::now() + pause));
