@@ -50,7 +50,7 @@ class CollectivesTest(ProcessTest):
         self.sweep(3, "--slice-bytes", "4K", "--slots", "2")
 
     def test_several_lanes(self):
-        self.sweep(3, "--lanes", "3", "--slice-bytes", "4K", "--slots", "128")
+        self.sweep(3, "--lanes", "3", "--slice-bytes", "4K", "--slots", "64")
 
     def test_spinning_and_blocking_waits(self):
         self.sweep(2, "--spin-us", "100000")

@@ -32,7 +32,7 @@ class UsageTest(ProcessTest):
                  "node rank 2 of 2"),
                 (("launch", "-n", "2", "no-such-program"), "no-such-program"),
                 (("launch", "-n", "2", "/etc/passwd"), "/etc/passwd"),
-                (("config", "--slots", "1000"), "--slots.*1000.*2..128"),
+                (("config", "--slots", "1000"), r"--slots.*1000.*2\.\.\d+"),
                 (("config", "--slots", "many"), "--slots.*many"),
                 (("config", "--slice-bytes", "5000"), "--slice-bytes 5000.*64"),
                 (("config", "--transport", "pigeon"), "--transport.*pigeon.*auto"),
@@ -94,7 +94,7 @@ class ConfigTest(ProcessTest):
         self.assertEqual((rows["transport"]["value"], rows["transport"]["source"]),
                          ("auto", "default"))
         self.assertEqual(rows["slots"]["variable"], "GRADWIRE_SLOTS")
-        self.assertEqual(rows["slots"]["range"], "2..128")
+        self.assertRegex(rows["slots"]["range"], r"^2\.\.\d+$")
 
     def test_sizes_and_times_are_understood(self):
         rows = self.config("--slice-bytes", "1M", "--op-timeout", "2m", "--join-timeout=250ms")
