@@ -4,8 +4,8 @@ namespace gradwire {
 namespace {
 
 // Measured crossing points in bytes; docs/collectives.md has the figures and the command.
-constexpr size_t kDoublingBytes = 32 << 10;  // a core per rank
-constexpr size_t kTreeBytes = 64 << 10;      // ranks share cores
+constexpr size_t kDoublingBytes = 32 << 10;     // a core per rank
+constexpr size_t kTreeBytesPerRank = 64 << 10;  // ranks share cores: the more, the later
 
 }  // namespace
 
@@ -15,9 +15,10 @@ AllReduceAlgorithm ChooseAllReduce(const Settings& settings, int world_size, boo
   if (settings.all_reduce == "recursive_doubling") return AllReduceAlgorithm::kRecursiveDoubling;
   if (settings.all_reduce == "tree") return AllReduceAlgorithm::kTree;
   const bool tree = oversubscribed && world_size > 2;
-  const size_t latency_bytes = settings.latency_bytes >= 0
-                                   ? static_cast<size_t>(settings.latency_bytes)
-                                   : (tree ? kTreeBytes : kDoublingBytes);
+  const size_t latency_bytes =
+      settings.latency_bytes >= 0
+          ? static_cast<size_t>(settings.latency_bytes)
+          : (tree ? kTreeBytesPerRank * static_cast<size_t>(world_size) : kDoublingBytes);
   if (bytes > latency_bytes) return AllReduceAlgorithm::kRing;
   return tree ? AllReduceAlgorithm::kTree : AllReduceAlgorithm::kRecursiveDoubling;
 }

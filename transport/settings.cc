@@ -137,7 +137,7 @@ const std::vector<SettingInfo>& Table() {
              "polling before a wait blocks; -1: 50 with a core per rank, else 0"),
       Number("socket-buffer-bytes", "bytes", &S::socket_buffer_bytes, 0, 1 << 30, "0..1G",
              "socket buffer per direction; 0: the system's tuning"),
-      Text("tcp-congestion", &S::tcp_congestion, "TCP congestion control; empty: the system's"),
+      Text("tcp-congestion", &S::tcp_congestion, "TCP congestion control; empty: the system's, reno within a host"),
       Choice("all-reduce", &S::all_reduce, "auto|ring|recursive_doubling|tree",
              "all-reduce algorithm"),
       Number("latency-bytes", "bytes", &S::latency_bytes, -1, 1 << 30, "-1..1G",

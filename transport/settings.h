@@ -60,7 +60,8 @@ struct Settings {
   int spin_us = -1;
   // Socket buffer in bytes for either direction, 0: the system's own tuning.
   int64_t socket_buffer_bytes = 0;
-  // TCP congestion control by name; empty: the system's.
+  // TCP congestion control by name; empty: the system's between hosts, and between ranks of one
+  // host reno, which does not pace.
   std::string tcp_congestion;
 
   // --- Collectives ---

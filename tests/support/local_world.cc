@@ -58,9 +58,8 @@ class LocalWorld : public World {
     }
     job_.reports_[rank()] = mine;
     job_.changed_.notify_all();
-    job_.changed_.wait_until(lock, job_.diagnosis_ends_, [&] {
-      return job_.reports_.size() == static_cast<size_t>(size());
-    });
+    job_.changed_.wait_until(lock, job_.diagnosis_ends_,
+                             [&] { return job_.reports_.size() == static_cast<size_t>(size()); });
     Diagnosis diagnosis;
     for (int i = 0; i < size(); ++i) {
       const auto report = job_.reports_.find(i);
@@ -78,9 +77,10 @@ class LocalWorld : public World {
 
  private:
   template <typename Value>
-  absl::StatusOr<std::vector<Value>> Gather(
-      std::map<std::string, std::map<int, Value>>& exchanges, std::string_view name, Value value,
-      std::vector<int> members, std::chrono::milliseconds timeout) {
+  absl::StatusOr<std::vector<Value>> Gather(std::map<std::string, std::map<int, Value>>& exchanges,
+                                            std::string_view name, Value value,
+                                            std::vector<int> members,
+                                            std::chrono::milliseconds timeout) {
     if (members.empty()) {
       for (int i = 0; i < size(); ++i) members.push_back(i);
     }
@@ -106,7 +106,14 @@ LocalJob::LocalJob(int size, bool oversubscribed)
 
 LocalJob::~LocalJob() { close(failure_fd_); }
 
-std::unique_ptr<World> LocalJob::Join(int rank) { return std::make_unique<LocalWorld>(*this, rank); }
+std::unique_ptr<World> LocalJob::Join(int rank) {
+  return std::make_unique<LocalWorld>(*this, rank);
+}
+
+ConnectionFacts LocalJob::FactsOf(const std::string& name, int rank) {
+  const std::lock_guard lock(mutex_);
+  return facts_[name][rank];
+}
 
 void LocalJob::Fail(absl::Status reason) {
   {

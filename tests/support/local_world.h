@@ -23,6 +23,8 @@ class LocalJob {
 
   int size() const { return size_; }
   std::unique_ptr<World> Join(int rank);
+  // What `rank` told the others under `name`; empty facts before it did.
+  ConnectionFacts FactsOf(const std::string& name, int rank);
   // Declares the job failed; every rank sees it.
   void Fail(absl::Status reason);
 
@@ -35,7 +37,7 @@ class LocalJob {
   const bool oversubscribed_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::map<std::string, std::map<int, std::string>> values_;   // by exchange name, then rank
+  std::map<std::string, std::map<int, std::string>> values_;  // by exchange name, then rank
   std::map<std::string, std::map<int, ConnectionFacts>> facts_;
   absl::Status failure_;
   std::map<int, OperationReport> reports_;

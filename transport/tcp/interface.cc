@@ -3,10 +3,7 @@
 #include <arpa/inet.h>
 #include <ifaddrs.h>
 #include <net/if.h>
-#include <netdb.h>
 #include <netinet/in.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <algorithm>
 #include <array>
@@ -140,31 +137,6 @@ absl::StatusOr<InterfaceChoice> ChooseAddress(std::span<const InterfaceAddress> 
       *std::min_element(fitting.begin(), fitting.end(),
                         [&](const auto* a, const auto* b) { return rank(a) < rank(b); });
   return InterfaceChoice{*best, filter_reason.empty() ? "first address" : filter_reason};
-}
-
-std::string LocalAddressTowards(const std::string& host, int port) {
-  addrinfo hints = {};
-  hints.ai_socktype = SOCK_DGRAM;
-  addrinfo* found = nullptr;
-  if (getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) return "";
-  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owner(found, freeaddrinfo);
-  for (const addrinfo* entry = found; entry != nullptr; entry = entry->ai_next) {
-    // Connecting a datagram socket sends nothing; it only asks the routing table.
-    const int fd = socket(entry->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0) continue;
-    sockaddr_storage local = {};
-    socklen_t length = sizeof(local);
-    char text[NI_MAXHOST] = "";
-    if (connect(fd, entry->ai_addr, entry->ai_addrlen) == 0 &&
-        getsockname(fd, reinterpret_cast<sockaddr*>(&local), &length) == 0 &&
-        getnameinfo(reinterpret_cast<sockaddr*>(&local), length, text, sizeof(text), nullptr, 0,
-                    NI_NUMERICHOST) != 0) {
-      text[0] = '\0';
-    }
-    close(fd);
-    if (text[0] != '\0') return text;
-  }
-  return "";
 }
 
 }  // namespace gradwire::tcp

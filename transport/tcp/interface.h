@@ -39,7 +39,4 @@ absl::StatusOr<InterfaceChoice> ChooseAddress(std::span<const InterfaceAddress> 
                                               const Settings& settings,
                                               std::string_view address_to_rendezvous);
 
-// The local address from which `host` would be reached, numeric; empty when there is no route.
-std::string LocalAddressTowards(const std::string& host, int port);
-
 }  // namespace gradwire::tcp

@@ -19,6 +19,7 @@ namespace {
 
 constexpr std::chrono::seconds kGreetingDeadline{5};
 constexpr std::chrono::seconds kPartingGrace{5};
+constexpr std::string_view kUnpaced = "reno";
 // Strangers that connect and say nothing must not use up our descriptors.
 constexpr size_t kMaxHandshakes = 256;
 
@@ -274,6 +275,12 @@ absl::Status TcpTransport::Adopt(Handshake& handshake) {
       return InternalError("a fresh socket takes no {} bytes", handshake.outgoing.size());
   }
   const int fd = handshake.fd.get();
+  const std::string& host = world_.peer(world_.rank()).host_id;
+  if (settings_.tcp_congestion.empty() && world_.peer(peer).host_id == host) {
+    // Pacing (BBR's, for one) throttles a loopback that cannot be congested. Reno needs no
+    // privilege; where it is missing the system's choice stays.
+    setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, kUnpaced.data(), kUnpaced.size());
+  }
   epoll_ctl(control_epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
   lane_sources_.push_back(
       std::make_unique<Source>(Source{Source::Kind::kLane, link, greeting.lane, nullptr}));

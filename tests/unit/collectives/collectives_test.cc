@@ -68,8 +68,8 @@ void ExpectReduced(const std::vector<T>& values, ReduceOp op, int size, size_t f
 
 template <typename T>
 void AllReduceEverything(Communicator& comm) {
-  for (const size_t count : {size_t{0}, size_t{1}, size_t{3}, size_t{7}, size_t{1000},
-                             size_t{65537}}) {
+  for (const size_t count :
+       {size_t{0}, size_t{1}, size_t{3}, size_t{7}, size_t{1000}, size_t{65537}}) {
     for (int op = 0; op < kReduceOpCount; ++op) {
       // 5^4 is exact in half's 11 bits only as a product of few factors.
       const auto reduce = static_cast<ReduceOp>(op);
