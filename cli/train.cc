@@ -19,6 +19,7 @@ struct TrainCommand {
   training::TrainingOptions options;
   std::string bucket_bytes = "64K";
   std::string resume;
+  CLI::Option* hidden_option = nullptr;
   CLI::Option* resume_option = nullptr;
 
   int Run();
@@ -30,6 +31,9 @@ absl::Status TrainCommand::Complete() {
   const auto bytes = ParseByteSize(bucket_bytes);
   if (!bytes.ok()) return Annotate(bytes.status(), fmt::format("--bucket-bytes {}", bucket_bytes));
   options.bucket_bytes = *bytes;
+  if (hidden_option->count() > 0 && options.model.kind != "mlp") {
+    return InvalidArgument("--hidden is for --model mlp, not {}", options.model.kind);
+  }
   if (resume_option->count() > 0) {
     options.resume = resume.empty() ? options.checkpoint : resume;
     if (options.resume.empty()) {
@@ -61,9 +65,10 @@ void AddTrain(CLI::App& root, Action& action) {
   app->footer(kFooter);
 
   app->add_option("--model", options.model.kind, "mlp|cnn")->capture_default_str();
-  app->add_option("--hidden", options.model.hidden, "Sizes of the mlp's hidden layers")
-      ->delimiter(',')
-      ->capture_default_str();
+  command->hidden_option =
+      app->add_option("--hidden", options.model.hidden, "Sizes of the mlp's hidden layers")
+          ->delimiter(',')
+          ->capture_default_str();
   app->add_option("--data", options.data,
                   "digits (built in) or a folder with MNIST-format IDX files, plain or gzip")
       ->capture_default_str();

@@ -114,12 +114,10 @@ absl::Status Report::Epoch(const EpochResult& epoch, int64_t epochs) {
 
 absl::Status Report::Finish(const TrainingSummary& summary) {
   GW_RETURN_IF_ERROR(MetricsStatus());
-  progress_.Line(
-      fmt::format("done: test accuracy {:.4f}, {} steps in {:.2f} s, {:.0f} samples/s, {:.2f} s of "
-                  "communication "
-                  "({:.0f}% hidden)",
-                  summary.test_accuracy, summary.steps, summary.seconds, summary.samples_per_second,
-                  summary.comm_seconds, 100 * summary.overlap_ratio));
+  progress_.Line(fmt::format(
+      "done: test {:.4f}, {} steps in {:.2f} s, {:.0f} samples/s, {:.2f} s comm ({:.0f}% hidden)",
+      summary.test_accuracy, summary.steps, summary.seconds, summary.samples_per_second,
+      summary.comm_seconds, 100 * summary.overlap_ratio));
   if (!summary_) return absl::OkStatus();
   GW_RETURN_IF_ERROR(summary_->Append(summary.ToJson()));
   return summary_->Commit();

@@ -47,7 +47,6 @@ absl::StatusOr<TrainingSummary> RunTraining(Communicator& communicator,
   std::unique_ptr<Report> report;  // on rank 0 alone
   if (leader) {
     GW_ASSIGN_OR_RETURN(report, Report::Open(options));
-    report->Line(communicator.description());
     if (!options.checkpoint.empty()) {
       std::error_code error;
       std::filesystem::create_directories(options.checkpoint, error);
@@ -98,6 +97,7 @@ absl::StatusOr<TrainingSummary> RunTraining(Communicator& communicator,
                            options.epochs, position.epoch);
   }
   if (leader) {
+    report->Line(communicator.description());
     report->Line(fmt::format("{}, {} parameters; {}: {} samples to train, {} to test",
                              model->description(), parameter_count, dataset.name,
                              dataset.train.size(), dataset.test.size()));

@@ -155,7 +155,7 @@ class TrainingTest(ProcessTest):
                         r"MB sent by rank 0", r"equal on all ranks after every step"):
             self.assertRegex(result.out, pattern)
         for line in result.out.splitlines():
-            self.assertLessEqual(len(line), 110, line)
+            self.assertLessEqual(len(line), 80, line)
 
 
 if __name__ == "__main__":
