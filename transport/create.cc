@@ -9,6 +9,12 @@ absl::StatusOr<std::unique_ptr<Transport>> CreateTransport(World& world, const S
     return InvalidArgument(
         "--transport rdma: this build moves data over TCP only; use tcp or auto");
   }
+  if (!settings.device.empty()) {
+    return InvalidArgument(
+        "--device {}: it names an RDMA device, and this build moves data over TCP only; "
+        "--socket-interface chooses where",
+        settings.device);
+  }
   return tcp::TcpTransport::Create(world, settings, name);
 }
 

@@ -159,6 +159,29 @@ TEST(Credits, NoWriteWithoutOne) {
   });
 }
 
+TEST(Setup, Ipv6) {
+  Settings settings = TestSettings();
+  settings.socket_family = "ipv6";
+  const auto addresses = ListInterfaceAddresses();
+  ASSERT_TRUE(addresses.ok());
+  if (std::none_of(addresses->begin(), addresses->end(), [](const auto& a) { return a.ipv6; })) {
+    GTEST_SKIP() << "this host has no IPv6 address";
+  }
+  LocalJob::Run(2, [&](World& world) {
+    auto transport = TcpTransport::Create(world, settings, "test");
+    ASSERT_TRUE(transport.ok()) << transport.status();
+    EXPECT_THAT((*transport)->description(), HasSubstr(":"));
+    auto link = (*transport)->OpenLink(1 - world.rank(), In(10'000));
+    ASSERT_TRUE(link.ok()) << link.status();
+    auto region = (*transport)->Allocate(64, Access::kLocal);
+    ASSERT_EQ((*link)->Write(*region->Span(0, 64), (*link)->NextSlot(64), 5), absl::OkStatus());
+    const auto arrived = Next(**transport, Completion::Kind::kArrived);
+    ASSERT_TRUE(arrived.ok()) << arrived.status();
+    EXPECT_EQ(arrived->tag, 5u);
+    ASSERT_EQ(world.Barrier("end", std::chrono::seconds(10)), absl::OkStatus());
+  });
+}
+
 TEST(Setup, DifferentSettingsAreNamed) {
   LocalJob::Run(2, [&](World& world) {
     Settings settings = TestSettings();
