@@ -85,14 +85,10 @@ int Main(int argc, char** argv) {
 
   std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
   Action action;
-#ifdef GRADWIRE_WITH_TRAINING
   AddDemo(root, action);
   AddTrain(root, action);
-#endif
   AddLaunch(root, arguments, action);
-#ifdef GRADWIRE_WITH_BENCH
   AddBench(root, action);
-#endif
   AddRendezvous(root, action);
   AddConfig(root, action);
   AddDoctor(root, action);

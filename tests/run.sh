@@ -79,25 +79,29 @@ check_scripts() {
   shellcheck "${files[@]}"
 }
 
-# Other releases of clang-format break lines elsewhere, which says nothing about this code.
+# skip NAME WHY: a check that this machine cannot make.
+skip() {
+  skipped=$((skipped + 1))
+  note "$1" "skipped: $2"
+}
 say 'Formatting and scripts'
 if ! git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
-  note formatting 'skipped: not a git checkout'
-elif clang-format --version 2>/dev/null | grep -q 'version 14\.'; then
-  check_format
-  count formatting $?
+  skip formatting 'not a git checkout'
+  skip 'shell scripts' 'not a git checkout'
 else
-  skipped=$((skipped + 1))
-  note formatting 'skipped: clang-format 14 is not here'
-fi
-if ! git rev-parse --is-inside-work-tree >/dev/null 2>&1; then
-  note 'shell scripts' 'skipped: not a git checkout'
-elif command -v shellcheck >/dev/null 2>&1; then
-  check_scripts
-  count 'shell scripts' $?
-else
-  skipped=$((skipped + 1))
-  note 'shell scripts' 'skipped: shellcheck is not here'
+  # Other releases of clang-format break lines elsewhere, which says nothing about this code.
+  if clang-format --version 2>/dev/null | grep -q 'version 14\.'; then
+    check_format
+    count formatting $?
+  else
+    skip formatting 'clang-format 14 is not here'
+  fi
+  if command -v shellcheck >/dev/null 2>&1; then
+    check_scripts
+    count 'shell scripts' $?
+  else
+    skip 'shell scripts' 'shellcheck is not here'
+  fi
 fi
 
 # Reports of a sanitizer end the process with a code of its own, so that no test takes them for an
