@@ -112,14 +112,19 @@ class World {
   // and returns that; `suspicion` when it says nothing.
   virtual absl::Status ExplainLinkFailure(absl::Status suspicion,
                                           std::chrono::milliseconds grace) = 0;
-  // After a mismatch or a timeout: collects what every rank is doing. Ranks inside a collective are
-  // interrupted by the failure that this declares and then answer by calling Diagnose themselves.
+  // After a mismatch or a timeout: collects what every rank is doing, for up to 2 s. Ranks inside a
+  // collective see failure_fd() readable and diagnosis_wanted(), and answer by calling Diagnose
+  // themselves. DeadlineExceeded names the host of the rendezvous when it does not answer itself.
   virtual absl::StatusOr<Diagnosis> Diagnose(const OperationReport& mine,
                                              std::string_view reason) = 0;
-  // True once a rank has called Diagnose: a collective that sees this stops and calls it too.
+  // True once a rank has called Diagnose: a collective that sees this stops and calls it too. A
+  // world has one diagnosis; who comes late gets the same table. It does not fail the job.
   virtual bool diagnosis_wanted() const = 0;
 
-  // Orderly end: tells the others that this rank leaves on purpose; `reason` is empty for success.
+  // Orderly end: tells the others that this rank leaves on purpose; `reason` is empty for success,
+  // else it is a failure of the job unless there was one before. Returns that earlier failure, if
+  // any. When this rank hosts the rendezvous it waits, up to 5 s, for the others to leave. The
+  // destructor leaves too: with success unless the job has failed or an exception unwinds the stack.
   virtual absl::Status Leave(std::string_view reason) = 0;
 
  protected:

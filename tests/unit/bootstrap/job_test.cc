@@ -73,6 +73,13 @@ TEST_F(JobOfTwo, RankOutOfRangeIsTurnedAway) {
   EXPECT_TRUE(job_.over());
 }
 
+TEST_F(JobOfTwo, OtherWorldSizeNamesWhoSaidTheFirst) {
+  ASSERT_TRUE(job_.Admit(JoinOf(0, 2), &channels_[0], now_).ok());
+  EXPECT_THAT(Message(job_.Admit(JoinOf(1, 3), &channels_[1], now_)),
+              AllOf(HasSubstr("rank 1 (h1, pid 101) says world size 3"), HasSubstr("world size 2"),
+                    HasSubstr("rank 0 (h0, pid 100) said")));
+}
+
 TEST_F(JobOfTwo, LostBeforeItIsCompleteMayComeBackAndIsNamedOtherwise) {
   ASSERT_TRUE(job_.Admit(JoinOf(0, 2), &channels_[0], now_).ok());
   job_.Lost(0, "gone");

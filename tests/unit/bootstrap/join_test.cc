@@ -38,19 +38,19 @@ std::future<Joined> JoinLater(int rank, int size, int port, const Settings& sett
                     [=] { return JoinWorld(PlaceOf(rank, size, port, hosted), settings); });
 }
 
-// A rank that waits in `server`'s job of two for the other one.
+// A server for one job of two ranks. Whoever is turned away, the job still comes together.
 class Join : public ::testing::Test {
  protected:
   void SetUp() override {
     settings_.token = "s3cret";
-    server_ = StandingServer();
+    RendezvousServer::Options options;
+    options.only_job = settings_.job_id;
+    options.world_size = 2;
+    options.token = settings_.token;
+    server_ = StandingServer(options);
     first_ = JoinLater(0, 2, server_->port(), settings_);
-    // Its job exists once another job's id would be a new one; a short wait is enough for that,
-    // and a test whose rank came first instead would see the roles exchanged and fail.
-    std::this_thread::sleep_for(milliseconds(200));
   }
 
-  // Joins as `rank` of `size` and expects to be turned away; the waiting rank is not harmed.
   absl::Status TurnedAway(int rank, int size, const Settings& settings) {
     const auto start = steady_clock::now();
     const Joined joined =
@@ -87,21 +87,46 @@ TEST_F(Join, WrongTokenIsTurnedAway) {
 TEST_F(Join, OtherWorldSizeIsTurnedAway) {
   const absl::Status status = TurnedAway(1, 3, settings_);
   EXPECT_EQ(status.code(), absl::StatusCode::kInvalidArgument);
-  EXPECT_THAT(Message(status), AllOf(HasSubstr("world size 3"), HasSubstr("world size 2"),
-                                     HasSubstr("rank 0 ("), HasSubstr("WORLD_SIZE")));
+  EXPECT_THAT(Message(status),
+              AllOf(HasSubstr("world size 3"), HasSubstr("world size 2"), HasSubstr("WORLD_SIZE")));
 }
 
-TEST_F(Join, RankThatIsTakenIsTurnedAway) {
-  const absl::Status status = TurnedAway(0, 2, settings_);
-  EXPECT_EQ(status.code(), absl::StatusCode::kAlreadyExists);
-  EXPECT_THAT(Message(status), AllOf(HasSubstr("rank 0 ("), HasSubstr("joined before")));
-}
-
-TEST_F(Join, OtherJobMeetsOnItsOwn) {
+TEST_F(Join, OtherJobIsTurnedAway) {
   Settings settings = settings_;
   settings.job_id = "other";
-  settings.token = "";
-  LeaveAll(JoinAll(3, server_->port(), /*hosted=*/false, settings));
+  const absl::Status status = TurnedAway(1, 2, settings);
+  EXPECT_EQ(status.code(), absl::StatusCode::kFailedPrecondition);
+  EXPECT_THAT(Message(status),
+              AllOf(HasSubstr("'other'"), HasSubstr("'test'"), HasSubstr("--job-id")));
+}
+
+TEST(JoinWorld, RankThatIsTakenIsTurnedAway) {
+  const auto server = StandingServer();
+  auto one = JoinLater(0, 2, server->port(), TestSettings());
+  auto other = JoinLater(0, 2, server->port(), TestSettings());
+  // Whichever came second is told while the first still waits.
+  while (one.wait_for(milliseconds(10)) != std::future_status::ready &&
+         other.wait_for(milliseconds(10)) != std::future_status::ready) {
+  }
+  const bool one_came_second = one.wait_for(seconds(0)) == std::future_status::ready;
+  const Joined turned_away = (one_came_second ? one : other).get();
+  EXPECT_EQ(turned_away.status().code(), absl::StatusCode::kAlreadyExists);
+  EXPECT_THAT(Message(turned_away.status()),
+              AllOf(HasSubstr("rank 0 ("), HasSubstr("joined before")));
+  auto second = JoinLater(1, 2, server->port(), TestSettings());
+  EXPECT_TRUE((one_came_second ? other : one).get().ok());
+  EXPECT_TRUE(second.get().ok());
+}
+
+TEST(JoinWorld, JobsMeetByTheirId) {
+  const auto server = StandingServer();
+  auto first = JoinLater(0, 2, server->port(), TestSettings());
+  Settings settings = TestSettings();
+  settings.job_id = "other";
+  LeaveAll(JoinAll(3, server->port(), /*hosted=*/false, settings));
+  auto second = JoinLater(1, 2, server->port(), TestSettings());
+  EXPECT_TRUE(first.get().ok());
+  EXPECT_TRUE(second.get().ok());
 }
 
 TEST(JoinWorld, PlaceIsCheckedFirst) {
