@@ -4,12 +4,12 @@
 // at distance 1, 2, 4, ... Tensors above one slice go slice by slice.
 //
 // Each addition takes the lower partner's value first, so all ranks compute the same bits.
-#include <algorithm>
 #include <bit>
 #include <cstring>
 
 #include "collectives/algorithms.h"
 #include "collectives/kernels.h"
+#include "collectives/pieces.h"
 
 namespace gradwire {
 namespace {
@@ -82,22 +82,8 @@ class Doubling {
 
 absl::Status RecursiveDoublingAllReduce(Exchange& exchange, const Tensors& tensors) {
   Doubling doubling(exchange, tensors);
-  const size_t bytes = tensors.bytes();
-  const size_t slice = exchange.slice_bytes();
-  GW_ASSIGN_OR_RETURN(const Region* const scratch, exchange.Scratch(std::min(bytes, slice)));
-  size_t offset = 0;
-  do {
-    const size_t length = std::min(slice, bytes - offset);
-    GW_ASSIGN_OR_RETURN(const RegionSpan sum, scratch->Span(0, length));
-    if (length > 0) std::memcpy(scratch->bytes().data(), tensors.in + offset, length);
-    GW_RETURN_IF_ERROR(doubling.Run(sum));
-    if (length > 0) std::memcpy(tensors.out + offset, sum.data, length);
-    if (tensors.op == ReduceOp::kAvg) {
-      Divide(tensors.type, tensors.out + offset, length / SizeOf(tensors.type), exchange.size());
-    }
-    offset += length;
-  } while (offset < bytes);
-  return absl::OkStatus();
+  return ReducePieces(exchange, tensors,
+                      [&](const RegionSpan& piece) { return doubling.Run(piece); });
 }
 
 }  // namespace gradwire

@@ -9,6 +9,7 @@
 
 #include "collectives/algorithms.h"
 #include "collectives/kernels.h"
+#include "collectives/pieces.h"
 
 namespace gradwire {
 namespace {
@@ -48,24 +49,10 @@ absl::Status ReduceAndBroadcast(Exchange& exchange, const RegionSpan& sum, Reduc
 }  // namespace
 
 absl::Status TreeAllReduce(Exchange& exchange, const Tensors& tensors) {
-  const size_t bytes = tensors.bytes();
-  const size_t slice = exchange.slice_bytes();
-  const size_t element = SizeOf(tensors.type);
-  GW_ASSIGN_OR_RETURN(const Region* const scratch, exchange.Scratch(std::min(bytes, slice)));
-  size_t offset = 0;
-  do {
-    const size_t length = std::min(slice, bytes - offset);
-    GW_ASSIGN_OR_RETURN(const RegionSpan sum, scratch->Span(0, length));
-    if (length > 0) std::memcpy(scratch->bytes().data(), tensors.in + offset, length);
-    GW_RETURN_IF_ERROR(
-        ReduceAndBroadcast(exchange, sum, KernelFor(tensors.type, tensors.op), length / element));
-    if (length > 0) std::memcpy(tensors.out + offset, sum.data, length);
-    if (tensors.op == ReduceOp::kAvg) {
-      Divide(tensors.type, tensors.out + offset, length / element, exchange.size());
-    }
-    offset += length;
-  } while (offset < bytes);
-  return absl::OkStatus();
+  const ReduceKernel kernel = KernelFor(tensors.type, tensors.op);
+  return ReducePieces(exchange, tensors, [&](const RegionSpan& piece) {
+    return ReduceAndBroadcast(exchange, piece, kernel, piece.length / SizeOf(tensors.type));
+  });
 }
 
 }  // namespace gradwire
