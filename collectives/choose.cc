@@ -4,6 +4,7 @@ namespace gradwire {
 namespace {
 
 // Measured crossing points in bytes; docs/collectives.md has the figures and the command.
+constexpr size_t kPairBytes = 256 << 10;        // two ranks: doubling sends what a ring does
 constexpr size_t kDoublingBytes = 32 << 10;     // a core per rank
 constexpr size_t kTreeBytesPerRank = 64 << 10;  // ranks share cores: the more, the later
 
@@ -15,10 +16,12 @@ AllReduceAlgorithm ChooseAllReduce(const Settings& settings, int world_size, boo
   if (settings.all_reduce == "recursive_doubling") return AllReduceAlgorithm::kRecursiveDoubling;
   if (settings.all_reduce == "tree") return AllReduceAlgorithm::kTree;
   const bool tree = oversubscribed && world_size > 2;
-  const size_t latency_bytes =
-      settings.latency_bytes >= 0
-          ? static_cast<size_t>(settings.latency_bytes)
-          : (tree ? kTreeBytesPerRank * static_cast<size_t>(world_size) : kDoublingBytes);
+  size_t latency_bytes = static_cast<size_t>(settings.latency_bytes);
+  if (settings.latency_bytes < 0) {
+    latency_bytes = tree              ? kTreeBytesPerRank * static_cast<size_t>(world_size)
+                    : world_size == 2 ? kPairBytes
+                                      : kDoublingBytes;
+  }
   if (bytes > latency_bytes) return AllReduceAlgorithm::kRing;
   return tree ? AllReduceAlgorithm::kTree : AllReduceAlgorithm::kRecursiveDoubling;
 }

@@ -52,12 +52,12 @@ struct Settings {
   // Bytes of a slice: the unit of one write, and of a slot.
   int64_t slice_bytes = 256 << 10;
   // Slots per link at each receiver, 2..64.
-  int slots = 8;
+  int slots = 16;
   // Connections (TCP) or queue pairs (RDMA) per link.
   int lanes = 1;
-  // How long a wait polls before it blocks, in microseconds; -1: 50 when every rank of the host has
-  // a core of its own, else 0.
-  int spin_us = -1;
+  // How long a wait polls before it blocks, in microseconds. Ranks that share cores yield between
+  // polls.
+  int spin_us = 200;
   // Socket buffer in bytes for either direction, 0: the system's own tuning.
   int64_t socket_buffer_bytes = 0;
   // TCP congestion control by name; empty: the system's between hosts, and between ranks of one

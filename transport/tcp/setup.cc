@@ -23,11 +23,6 @@ constexpr std::string_view kUnpaced = "reno";
 // Strangers that connect and say nothing must not use up our descriptors.
 constexpr size_t kMaxHandshakes = 256;
 
-std::chrono::microseconds SpinTime(const World& world, const Settings& settings) {
-  if (settings.spin_us >= 0) return std::chrono::microseconds(settings.spin_us);
-  return std::chrono::microseconds(world.oversubscribed() ? 0 : 50);
-}
-
 int MillisecondsUntil(Deadline deadline) {
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
   return static_cast<int>(std::clamp<int64_t>(left, 0, 1'000'000));
@@ -38,7 +33,8 @@ int MillisecondsUntil(Deadline deadline) {
 TcpTransport::TcpTransport(World& world, const Settings& settings)
     : world_(world),
       settings_(settings),
-      spin_(SpinTime(world, settings)),
+      spin_(settings.spin_us),
+      yield_(world.oversubscribed()),
       links_(static_cast<size_t>(world.size())) {}
 
 absl::StatusOr<std::unique_ptr<TcpTransport>> TcpTransport::Create(World& world,

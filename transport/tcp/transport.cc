@@ -1,6 +1,7 @@
 // The data path: polling and waiting.
 #include "transport/tcp/transport.h"
 
+#include <sched.h>
 #include <sys/epoll.h>
 
 #include <algorithm>
@@ -30,34 +31,20 @@ int TcpTransport::Collect(std::span<Completion> out) {
 }
 
 void TcpTransport::Progress(TcpLink& link, Lane& lane, int room) {
-  if (link.closed()) return;
   if (lane.sending()) link.Send(lane);
-  link.Receive(lane, regions_, room);
-  if (link.closed()) {
-    for (const auto& closed : link.lanes()) {
-      epoll_ctl(data_epoll_.get(), EPOLL_CTL_DEL, closed->fd(), nullptr);
-    }
+  if (!link.closed()) link.Receive(lane, regions_, room);
+  if (!link.closed()) return;
+  // An ended connection is readable for ever; epoll must not wake us for it.
+  for (const auto& ended : link.lanes()) {
+    epoll_ctl(data_epoll_.get(), EPOLL_CTL_DEL, ended->fd(), nullptr);
   }
 }
 
-absl::StatusOr<int> TcpTransport::Poll(std::span<Completion> out) {
-  if (const int count = Collect(out); count > 0) return count;
-  const int room = static_cast<int>(out.size());
-  if (open_lanes_ <= kDirectLanes) {
-    for (TcpLink* link : open_links_) {
-      for (const auto& lane : link->lanes()) Progress(*link, *lane, room);
-    }
-    return Collect(out);
-  }
-  for (TcpLink* link : open_links_) {
-    for (const auto& lane : link->lanes()) {
-      if (lane->sending() || lane->staged()) Progress(*link, *lane, room);
-    }
-  }
+absl::Status TcpTransport::ProgressReady(int room, int timeout_ms) {
   std::array<epoll_event, 16> events;
   ++counters_.syscalls;
   const int ready =
-      epoll_wait(data_epoll_.get(), events.data(), static_cast<int>(events.size()), 0);
+      epoll_wait(data_epoll_.get(), events.data(), static_cast<int>(events.size()), timeout_ms);
   if (ready < 0 && errno != EINTR) return ErrnoError(errno, "epoll_wait");
   for (int i = 0; i < ready; ++i) {
     auto* source = static_cast<Source*>(events[static_cast<size_t>(i)].data.ptr);
@@ -67,50 +54,74 @@ absl::StatusOr<int> TcpTransport::Poll(std::span<Completion> out) {
       Progress(*source->link, *source->link->lanes()[static_cast<size_t>(source->lane)], room);
     }
   }
+  return absl::OkStatus();
+}
+
+void TcpTransport::ProgressKnown(int room) {
+  for (TcpLink* link : open_links_) {
+    for (const auto& lane : link->lanes()) {
+      if (lane->staged() && !link->closed()) {
+        Progress(*link, *lane, room);
+      } else if (lane->sending()) {
+        link->Send(*lane);
+      }
+    }
+  }
+}
+
+absl::StatusOr<int> TcpTransport::Poll(std::span<Completion> out) {
+  if (const int count = Collect(out); count > 0) return count;
+  const int room = static_cast<int>(out.size());
+  if (open_lanes_ <= kDirectLanes) {
+    for (TcpLink* link : open_links_) {
+      for (const auto& lane : link->lanes()) {
+        if (!link->closed()) Progress(*link, *lane, room);
+      }
+    }
+  } else {
+    ProgressKnown(room);
+    GW_RETURN_IF_ERROR(ProgressReady(room, 0));
+  }
   return Collect(out);
 }
 
 absl::StatusOr<int> TcpTransport::Wait(std::span<Completion> out, Deadline deadline) {
-  const Deadline spin_until = Clock::now() + spin_;
+  const int room = static_cast<int>(out.size());
+  if (spin_.count() > 0) {
+    const Deadline until = std::min(deadline, Clock::now() + spin_);
+    do {
+      GW_ASSIGN_OR_RETURN(const int count, Poll(out));
+      if (count > 0) return count;
+      if (yield_) sched_yield();
+    } while (Clock::now() < until);
+  }
   while (true) {
-    GW_ASSIGN_OR_RETURN(const int count, Poll(out));
-    if (count > 0) return count;
+    // What needs no news first; then sleep until there are some.
+    ProgressKnown(room);
+    if (const int count = Collect(out); count > 0) return count;
     const Deadline now = Clock::now();
     if (now >= deadline) return DeadlineExceeded("nothing arrived in time");
-    if (now >= spin_until) GW_RETURN_IF_ERROR(Block(deadline));
+    ArmForSending();
+    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - now).count();
+    ++counters_.blocks;
+    GW_RETURN_IF_ERROR(
+        ProgressReady(room, static_cast<int>(std::clamp<int64_t>(left, 0, 1'000'000))));
   }
 }
 
 void TcpTransport::ArmForSending() {
   for (TcpLink* link : open_links_) {
     if (link->closed()) continue;
-    for (size_t i = 0; i < link->lanes().size(); ++i) {
-      Lane& lane = *link->lanes()[i];
-      if (lane.sending() == lane.armed_for_sending) continue;
-      lane.armed_for_sending = lane.sending();
+    for (const auto& lane : link->lanes()) {
+      if (lane->sending() == lane->armed_for_sending) continue;
+      lane->armed_for_sending = lane->sending();
       epoll_event event = {};
-      event.events = EPOLLIN | (lane.armed_for_sending ? EPOLLOUT : 0u);
-      event.data.ptr = lane.source;
+      event.events = EPOLLIN | (lane->armed_for_sending ? EPOLLOUT : 0u);
+      event.data.ptr = lane->source;
       ++counters_.syscalls;
-      epoll_ctl(data_epoll_.get(), EPOLL_CTL_MOD, lane.fd(), &event);
+      epoll_ctl(data_epoll_.get(), EPOLL_CTL_MOD, lane->fd(), &event);
     }
   }
-}
-
-absl::Status TcpTransport::Block(Deadline deadline) {
-  ArmForSending();
-  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
-  std::array<epoll_event, 16> events;
-  ++counters_.syscalls;
-  ++counters_.blocks;
-  const int ready = epoll_wait(data_epoll_.get(), events.data(), static_cast<int>(events.size()),
-                               static_cast<int>(std::clamp<int64_t>(left, 0, 1'000'000)));
-  if (ready < 0 && errno != EINTR) return ErrnoError(errno, "epoll_wait");
-  for (int i = 0; i < ready; ++i) {
-    // Data is read by the next Poll; only what concerns connections and failure is handled here.
-    if (events[static_cast<size_t>(i)].data.ptr == nullptr) GW_RETURN_IF_ERROR(ServiceControl(0));
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace gradwire::tcp

@@ -69,12 +69,16 @@ class TcpTransport : public Transport {
   // --- Data path (transport.cc) ---
   int Collect(std::span<Completion> out);
   void Progress(TcpLink& link, Lane& lane, int room);
-  absl::Status Block(Deadline deadline);
+  // Sends what waits and takes what was read ahead.
+  void ProgressKnown(int room);
+  // Serves the sockets that epoll reports within `timeout_ms`.
+  absl::Status ProgressReady(int room, int timeout_ms);
   void ArmForSending();
 
   World& world_;
   const Settings settings_;
   const std::chrono::microseconds spin_;
+  const bool yield_;  // between polls: ranks share cores
   std::string description_;
   RegionTable regions_;
   TransportCounters counters_;
