@@ -4,7 +4,7 @@ namespace gradwire {
 namespace {
 
 // Measured crossing points in bytes; docs/collectives.md has the figures and the command.
-constexpr size_t kPairBytes = 256 << 10;        // two ranks: doubling sends what a ring does
+constexpr size_t kPairBytes = 512 << 10;        // two ranks: doubling sends what a ring does
 constexpr size_t kDoublingBytes = 32 << 10;     // a core per rank
 constexpr size_t kTreeBytesPerRank = 64 << 10;  // ranks share cores: the more, the later
 
