@@ -141,8 +141,8 @@ absl::StatusOr<StepResult> Trainer::Step(std::span<const uint32_t> batch) {
   result.loss = totals[0] / static_cast<double>(batch.size());
   result.correct = static_cast<int64_t>(totals[1]);
   if (!std::isfinite(result.loss)) {
-    return FailedPrecondition("{}: the loss is {}; lower --lr, now {}", where, std::abs(result.loss),
-                              options_.learning_rate);
+    return FailedPrecondition("{}: the loss is {}; lower --lr, now {}", where,
+                              std::abs(result.loss), options_.learning_rate);
   }
   position_.step = result.position.step;
   if (options_.check_checksums) {

@@ -124,7 +124,8 @@ class World {
   // Orderly end: tells the others that this rank leaves on purpose; `reason` is empty for success,
   // else it is a failure of the job unless there was one before. Returns that earlier failure, if
   // any. When this rank hosts the rendezvous it waits, up to 5 s, for the others to leave. The
-  // destructor leaves too: with success unless the job has failed or an exception unwinds the stack.
+  // destructor leaves too: with success unless the job has failed or an exception unwinds the
+  // stack.
   virtual absl::Status Leave(std::string_view reason) = 0;
 
  protected:
