@@ -174,7 +174,7 @@ class RendezvousServer::Impl::Call final : public internal::Channel {
         break;
       case Event::Kind::kWrite:
         writing_ = false;
-        if (ok) {
+        if (ok && !broken_) {  // a broken call has no outbox any more
           outbox_.pop_front();
           Pump();
         } else {
