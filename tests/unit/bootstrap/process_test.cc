@@ -40,7 +40,9 @@ class Process {
     posix_spawn_file_actions_init(&actions);
     posix_spawn_file_actions_adddup2(&actions, in[0], 0);
     posix_spawn_file_actions_adddup2(&actions, out[1], 1);
-    EXPECT_EQ(posix_spawn(&pid_, argv[0], &actions, nullptr, argv.data(), environ), 0);
+    const int error = posix_spawn(&pid_, argv[0], &actions, nullptr, argv.data(), environ);
+    EXPECT_EQ(error, 0) << argv[0];
+    if (error != 0) pid_ = -1;  // what posix_spawn leaves there then is unspecified
     posix_spawn_file_actions_destroy(&actions);
     close(in[0]);
     close(out[1]);
@@ -49,7 +51,7 @@ class Process {
   }
   ~Process() {
     Signal(SIGKILL);
-    waitpid(pid_, nullptr, 0);
+    if (pid_ > 0) waitpid(pid_, nullptr, 0);
     close(stdin_);
     close(stdout_);
   }
@@ -57,7 +59,10 @@ class Process {
   Process& operator=(const Process&) = delete;
 
   pid_t pid() const { return pid_; }
-  void Signal(int signal) const { kill(pid_, signal); }
+  // Never with the -1 of a process that did not start: that would address every process.
+  void Signal(int signal) const {
+    if (pid_ > 0) kill(pid_, signal);
+  }
   void Say() const { EXPECT_EQ(write(stdin_, "\n", 1), 1); }
 
   // The next line of its output; "(nothing)" after `patience`.
