@@ -8,7 +8,7 @@ install(TARGETS ${libraries} EXPORT gradwireTargets
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(TARGETS gradwire_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 install(DIRECTORY transport collectives DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/gradwire
-        FILES_MATCHING PATTERN "*.h")
+        FILES_MATCHING PATTERN "*.h" PATTERN "*_internal.h" EXCLUDE)
 install(EXPORT gradwireTargets NAMESPACE gradwire::
         DESTINATION ${CMAKE_INSTALL_LIBDIR}/cmake/gradwire)
 configure_package_config_file(${CMAKE_CURRENT_LIST_DIR}/gradwireConfig.cmake.in
