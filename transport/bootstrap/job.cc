@@ -81,9 +81,9 @@ absl::Status Job::Admit(const v1::Join& join, Channel* channel, Time now) {
   }
   if (formed_) {
     return FailedPrecondition(
-        "{} is turned away: job '{}' is complete with its {} ranks, the first being {}; a second "
-        "job needs a rendezvous port or a --job-id of its own",
-        who, id_, size, Describe(seats_[0].peer));
+        "{}, of a world of {}, is turned away: job '{}' is complete with its {} ranks, the first "
+        "being {}; a second job needs a rendezvous port or a --job-id of its own",
+        who, join.world_size(), id_, size, Describe(seats_[0].peer));
   }
   if (join.world_size() != size) {
     std::string by;
