@@ -120,7 +120,8 @@ sanitizer_options() {
 # run_build NAME: configures, builds and tests one preset.
 run_build() {
   local name=$1 begin=$SECONDS options=()
-  [ -z "${CI-}" ] || options+=(-DGRADWIRE_WERROR=ON)
+  # Instrumented code makes GCC warn of what is not there; the plain build is the one that judges.
+  [ -z "${CI-}" ] || [ "$name" != release ] || options+=(-DGRADWIRE_WERROR=ON)
   say "Build: $name (log in build/logs/$name-build.log)"
   if ! { cmake --preset "$name" "${options[@]}" &&
     cmake --build --preset "$name" --parallel "$(nproc)"; } \
