@@ -150,14 +150,18 @@ run_build() {
   note "$name" "$((all - bad)) passed, $bad failed (built in ${built} s, tested in $((SECONDS - begin - built)) s)"
 }
 
-for name in "${builds[@]}"; do
-  run_build "$name"
-done
+# In one group, which the shell reads whole: this file may change while the tests run.
+{
+  for name in "${builds[@]}"; do
+    run_build "$name"
+  done
 
-say "Summary after $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s"
-printf '%s\n' "${summary[@]}"
-echo
-line="$passed passed, $failed failed"
-[ $skipped -eq 0 ] || line+=", $skipped skipped"
-echo "$line"
-[ $failed -eq 0 ]
+  say "Summary after $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s"
+  printf '%s\n' "${summary[@]}"
+  echo
+  line="$passed passed, $failed failed"
+  [ $skipped -eq 0 ] || line+=", $skipped skipped"
+  echo "$line"
+  [ $failed -eq 0 ]
+  exit
+}
