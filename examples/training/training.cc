@@ -41,8 +41,9 @@ absl::StatusOr<TrainingSummary> RunTraining(Communicator& communicator,
                                             const TrainingOptions& options) {
   GW_RETURN_IF_ERROR(Validate(options));
   const bool leader = communicator.rank() == 0;
-  // One thread per rank computes; more would fight the other ranks of the host for its cores.
-  Eigen::setNbThreads(1);
+  // One thread per rank computes; more would fight the other ranks of the host for its cores. The
+  // number is the process's, in which several ranks may run as threads: it is set once.
+  [[maybe_unused]] static const bool once = (Eigen::setNbThreads(1), true);
 
   std::unique_ptr<Report> report;  // on rank 0 alone
   if (leader) {

@@ -2,10 +2,12 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstring>
 #include <numeric>
 #include <random>
+#include <span>
 
 #include "collectives/communicator.h"
 #include "tests/support/local_world.h"
@@ -67,6 +69,12 @@ void ExpectReduced(const std::vector<T>& values, ReduceOp op, int size, size_t f
 }
 
 template <typename T>
+bool SameBits(const std::vector<T>& a, const std::vector<T>& b) {
+  const auto left = std::as_bytes(std::span(a)), right = std::as_bytes(std::span(b));
+  return std::equal(left.begin(), left.end(), right.begin(), right.end());
+}
+
+template <typename T>
 void AllReduceEverything(Communicator& comm) {
   for (const size_t count :
        {size_t{0}, size_t{1}, size_t{3}, size_t{7}, size_t{1000}, size_t{65537}}) {
@@ -80,7 +88,7 @@ void AllReduceEverything(Communicator& comm) {
       ExpectReduced(out, reduce, comm.size());
       std::vector<T> both = in;
       ASSERT_EQ(comm.AllReduce(both, reduce), absl::OkStatus());
-      ASSERT_EQ(std::memcmp(both.data(), out.data(), count * sizeof(T)), 0);
+      ASSERT_TRUE(SameBits(both, out));
     }
   }
 }
@@ -229,7 +237,7 @@ TEST(Determinism, EqualBitsOnEveryRankForEverySliceSizeAndLaneCount) {
       });
       if (first.empty()) first = results[0];
       for (const auto& result : results) {
-        ASSERT_EQ(std::memcmp(result.data(), first.data(), kCount * sizeof(float)), 0);
+        ASSERT_TRUE(SameBits(result, first));
       }
     }
   }
