@@ -13,4 +13,5 @@ find_package(OpenSSL REQUIRED)
 find_package(ZLIB REQUIRED)
 
 pkg_check_modules(grpcpp REQUIRED IMPORTED_TARGET grpc++)
+pkg_check_modules(ibverbs REQUIRED IMPORTED_TARGET libibverbs)
 find_program(GRPC_CPP_PLUGIN grpc_cpp_plugin REQUIRED)

@@ -69,6 +69,8 @@ absl::StatusOr<bool> MatchesFilter(const Port& port, std::string_view filter);
 absl::StatusOr<PortChoice> ChoosePort(std::span<const Port> ports, const Settings& settings,
                                       std::string_view local_address);
 
+// ::ffff:a.b.c.d, the RoCE GID of an IPv4 address.
+bool IsIpv4Mapped(const Gid& gid);
 // "10.0.0.1" for an IPv4-mapped GID, else as IPv6: "fe80::1".
 std::string FormatGid(const Gid& gid);
 std::string_view GidTypeName(GidType type);  // "RoCE v2"
