@@ -33,7 +33,7 @@ absl::Status Tree(Exchange& exchange, const Tensors& tensors, int root) {
   for (int step = distance / 2; step > 0; step /= 2) {
     if (place + step >= size) continue;
     GW_ASSIGN_OR_RETURN(Link* const child, exchange.Open((place + step + root) % size));
-    GW_RETURN_IF_ERROR(exchange.WriteToSlot(*child, span));
+    GW_RETURN_IF_ERROR(exchange.WriteAlone(*child, span));
     GW_RETURN_IF_ERROR(exchange.AwaitWritten(*child));
   }
   if (place != 0 && bytes > 0) std::memcpy(tensors.out, buffer, bytes);
@@ -56,7 +56,7 @@ absl::Status Chain(Exchange& exchange, const Tensors& tensors, int root) {
     GW_ASSIGN_OR_RETURN(const Region* const scratch, exchange.Scratch(sizeof(MemoryGrant)));
     std::memcpy(scratch->bytes().data(), &region.grant(), sizeof(MemoryGrant));
     GW_ASSIGN_OR_RETURN(const RegionSpan span, scratch->Span(0, sizeof(MemoryGrant)));
-    GW_RETURN_IF_ERROR(exchange.WriteToSlot(*previous, span));
+    GW_RETURN_IF_ERROR(exchange.WriteAlone(*previous, span));
   }
   RemoteRegion target;
   if (place < size - 1) {

@@ -121,6 +121,11 @@ absl::Status Exchange::WriteToSlot(Link& link, const RegionSpan& from) {
   return link.Write(from, link.NextSlot(from.length), tag_);
 }
 
+absl::Status Exchange::WriteAlone(Link& link, const RegionSpan& from) {
+  GW_RETURN_IF_ERROR(WriteToSlot(link, from));
+  return EndBurst(link);
+}
+
 bool Exchange::HasArrival(const Link& link) const {
   const Inbox& inbox = inboxes_[static_cast<size_t>(link.peer())];
   return inbox.head != inbox.tail;
@@ -136,8 +141,20 @@ absl::StatusOr<Completion> Exchange::Receive(Link& link, size_t length) {
 }
 
 absl::Status Exchange::AwaitWritten(Link& link) {
-  while (link.written() != link.next_sequence()) GW_RETURN_IF_ERROR(Progress(link));
+  return link.next_sequence() == 0 ? absl::OkStatus()
+                                   : AwaitWritten(link, link.next_sequence() - 1);
+}
+
+absl::Status Exchange::AwaitWritten(Link& link, uint64_t sequence) {
+  if (link.written() > sequence) return absl::OkStatus();
+  GW_RETURN_IF_ERROR(link.Settle());
+  while (link.written() <= sequence) GW_RETURN_IF_ERROR(Progress(link));
   return absl::OkStatus();
+}
+
+absl::Status Exchange::EndBurst(Link& link) {
+  GW_RETURN_IF_ERROR(link.Settle());
+  return transport_.Flush();
 }
 
 absl::StatusOr<const Region*> Exchange::Scratch(size_t bytes) {

@@ -65,12 +65,18 @@ class Exchange {
   absl::Status Write(Link& link, const RegionSpan& from, const RemoteSpan& to);
   // A write to the peer's next slot.
   absl::Status WriteToSlot(Link& link, const RegionSpan& from);
+  // The same when nothing follows for now: EndBurst included.
+  absl::Status WriteAlone(Link& link, const RegionSpan& from);
   // The next arrival on `link`, which must have `length` bytes; blocks.
   absl::StatusOr<Completion> Receive(Link& link, size_t length);
   // Whether Receive would not block.
   bool HasArrival(const Link& link) const;
   // Until every write posted on `link` is done with its source.
   absl::Status AwaitWritten(Link& link);
+  // Until write number `sequence` on `link` is.
+  absl::Status AwaitWritten(Link& link, uint64_t sequence);
+  // Nothing follows on `link` for now: starts what is posted and has its end reported.
+  absl::Status EndBurst(Link& link);
   // Until something happened; the caller cannot go on without `needed`.
   absl::Status Progress(Link& needed);
   // The reason when `link` has ended; OK while it stands.

@@ -29,7 +29,7 @@ class Doubling {
     const bool paired = rank_ < 2 * surplus_;
     if (paired && rank_ % 2 == 0) {
       GW_ASSIGN_OR_RETURN(Link* const partner, exchange_.Open(rank_ + 1));
-      GW_RETURN_IF_ERROR(exchange_.WriteToSlot(*partner, sum));
+      GW_RETURN_IF_ERROR(exchange_.WriteAlone(*partner, sum));
       GW_ASSIGN_OR_RETURN(const Completion result, exchange_.Receive(*partner, sum.length));
       GW_RETURN_IF_ERROR(exchange_.AwaitWritten(*partner));
       Copy(sum, partner->Slot(result));
@@ -47,14 +47,14 @@ class Doubling {
       const int other = place ^ distance;
       const int peer = other < surplus_ ? 2 * other + 1 : other + surplus_;
       GW_ASSIGN_OR_RETURN(Link* const link, exchange_.Open(peer));
-      GW_RETURN_IF_ERROR(exchange_.WriteToSlot(*link, sum));
+      GW_RETURN_IF_ERROR(exchange_.WriteAlone(*link, sum));
       GW_ASSIGN_OR_RETURN(const Completion theirs, exchange_.Receive(*link, sum.length));
       GW_RETURN_IF_ERROR(exchange_.AwaitWritten(*link));
       Add(sum, link->Slot(theirs), other < place);
       GW_RETURN_IF_ERROR(link->Release(1));
     }
     if (partner == nullptr) return absl::OkStatus();
-    GW_RETURN_IF_ERROR(exchange_.WriteToSlot(*partner, sum));
+    GW_RETURN_IF_ERROR(exchange_.WriteAlone(*partner, sum));
     return exchange_.AwaitWritten(*partner);
   }
 

@@ -56,6 +56,7 @@ class Ring {
     size_t offset;   // bytes from the segment's start
   };
 
+  absl::Status Open();
   void Plan();
   Item ItemAt(uint64_t index, bool receive) const;
   size_t SegmentStart(size_t segment) const;
@@ -99,6 +100,15 @@ class Ring {
   RemoteRegion right_out_;
   bool have_grant_ = false;
 };
+
+absl::Status Ring::Open() {
+  // If all opened the same side first, each would wait for the next one round the ring.
+  const int right = static_cast<int>(Modulo(rank_ + 1)), left = static_cast<int>(Modulo(rank_ - 1));
+  if (rank_ % 2 == 1) GW_RETURN_IF_ERROR(exchange_.Open(left).status());
+  GW_ASSIGN_OR_RETURN(right_, exchange_.Open(right));
+  GW_ASSIGN_OR_RETURN(left_, exchange_.Open(left));
+  return absl::OkStatus();
+}
 
 void Ring::Plan() {
   const auto n = static_cast<size_t>(size_);
@@ -172,7 +182,7 @@ absl::Status Ring::SendGrant() {
   GW_ASSIGN_OR_RETURN(const Region* const scratch, exchange_.Scratch(sizeof(MemoryGrant)));
   std::memcpy(scratch->bytes().data(), &out_region_.grant(), sizeof(MemoryGrant));
   GW_ASSIGN_OR_RETURN(const RegionSpan span, scratch->Span(0, sizeof(MemoryGrant)));
-  return exchange_.WriteToSlot(*left_, span);
+  return exchange_.WriteAlone(*left_, span);
 }
 
 absl::Status Ring::TakeGrant() {
@@ -245,9 +255,7 @@ absl::Status Ring::ReceiveNext() {
     while (sent_ <= received_) {
       GW_RETURN_IF_ERROR(CanSend() ? SendNext() : exchange_.Progress(*right_));
     }
-    while (right_->written() <= first_sequence_ + received_) {
-      GW_RETURN_IF_ERROR(exchange_.Progress(*right_));
-    }
+    GW_RETURN_IF_ERROR(exchange_.AwaitWritten(*right_, first_sequence_ + received_));
   }
   GW_ASSIGN_OR_RETURN(const Completion arrival, exchange_.Receive(*left_, length));
   if (reducing(item.step) && length > 0) {
@@ -265,8 +273,7 @@ absl::Status Ring::ReceiveNext() {
 }
 
 absl::Status Ring::Run() {
-  GW_ASSIGN_OR_RETURN(right_, exchange_.Open(static_cast<int>(Modulo(rank_ + 1))));
-  GW_ASSIGN_OR_RETURN(left_, exchange_.Open(static_cast<int>(Modulo(rank_ - 1))));
+  GW_RETURN_IF_ERROR(Open());
   Plan();
   GW_RETURN_IF_ERROR(Register());
   if (phases_ & kAllGather) {
@@ -285,8 +292,13 @@ absl::Status Ring::Run() {
       GW_RETURN_IF_ERROR(TakeGrant());
       moved = true;
     }
-    while (CanSend()) {
-      GW_RETURN_IF_ERROR(SendNext());
+    if (CanSend()) {
+      do {
+        GW_RETURN_IF_ERROR(SendNext());
+      } while (CanSend());
+      // On its way before the reduction below.
+      GW_RETURN_IF_ERROR(sent_ == total_ ? exchange_.EndBurst(*right_)
+                                         : exchange_.transport().Flush());
       moved = true;
     }
     // With two ranks the grant comes first on the one link there is.

@@ -29,7 +29,7 @@ absl::Status ReduceAndBroadcast(Exchange& exchange, const RegionSpan& sum, Reduc
   }
   if (rank != 0) {
     GW_ASSIGN_OR_RETURN(Link* const parent, exchange.Open((rank - 1) / kTreeFanOut));
-    GW_RETURN_IF_ERROR(exchange.WriteToSlot(*parent, sum));
+    GW_RETURN_IF_ERROR(exchange.WriteAlone(*parent, sum));
     GW_ASSIGN_OR_RETURN(const Completion total, exchange.Receive(*parent, sum.length));
     GW_RETURN_IF_ERROR(exchange.AwaitWritten(*parent));
     if (sum.length > 0) std::memcpy(out, parent->Slot(total).data(), sum.length);
@@ -37,7 +37,7 @@ absl::Status ReduceAndBroadcast(Exchange& exchange, const RegionSpan& sum, Reduc
   }
   for (int child = first_child; child < end_child; ++child) {
     GW_ASSIGN_OR_RETURN(Link* const link, exchange.Open(child));
-    GW_RETURN_IF_ERROR(exchange.WriteToSlot(*link, sum));
+    GW_RETURN_IF_ERROR(exchange.WriteAlone(*link, sum));
   }
   for (int child = first_child; child < end_child; ++child) {
     GW_ASSIGN_OR_RETURN(Link* const link, exchange.Open(child));

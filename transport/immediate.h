@@ -34,6 +34,8 @@ class Immediate {
   // Marks a write of zero bytes that carries only credits and takes no sequence number.
   static constexpr uint32_t kCreditTag = kMaxTag + 1;
   static constexpr uint32_t kSequenceMask = (1u << kSequenceBits) - 1;
+  // Credits of a credit message that says "I leave"; more than any window, so never a real grant.
+  static constexpr uint32_t kGoodbyeCredits = kMaxCredits;
   // More outstanding writes than half the sequence space could not be told from older ones.
   static constexpr int kMaxWindow = 1 << (kSequenceBits - 1);
 
@@ -56,6 +58,9 @@ class Immediate {
   static constexpr Immediate CreditsOnly(uint32_t credits) {
     return Unchecked(kCreditTag, 0, credits);
   }
+
+  // The last word on a link whose transport has no end-of-stream of its own.
+  static constexpr Immediate Goodbye() { return CreditsOnly(kGoodbyeCredits); }
 
   static Immediate FromWire(uint32_t big_endian) { return Immediate(ntohl(big_endian)); }
   uint32_t ToWire() const { return htonl(bits_); }

@@ -113,7 +113,8 @@ const std::vector<SettingInfo>& Table() {
   using S = Settings;
   static const auto* table = new std::vector<SettingInfo>{
       Choice("transport", &S::transport, "auto|rdma|tcp", "what moves the data"),
-      Text("device", &S::device, "device to use, by name; empty: chosen"),
+      Text("device", &S::device,
+           "RDMA devices: name prefixes[:port] (^ excludes, = exact); empty: chosen"),
       Text("socket-interface", &S::socket_interface,
            "interfaces for TCP: name prefixes (^ excludes, = exact) or CIDR blocks"),
       Choice("socket-family", &S::socket_family, "any|ipv4|ipv6", "address family for TCP"),
@@ -139,6 +140,32 @@ const std::vector<SettingInfo>& Table() {
              "socket buffer per direction; 0: the system's tuning"),
       Text("tcp-congestion", &S::tcp_congestion,
            "TCP congestion control; empty: the system's, reno within a host"),
+      Number("queue-depth", "count", &S::queue_depth, 2, 16384, "2..16384",
+             "RDMA: requests that a send queue holds"),
+      Number("signal-interval", "count", &S::signal_interval, 1, 16383, "1..16383",
+             "RDMA: every so many-th request asks for a completion"),
+      Number("chain-length", "count", &S::chain_length, 1, 16384, "1..16384",
+             "RDMA: requests posted with one doorbell at most"),
+      Number("inline-bytes", "bytes", &S::inline_bytes, 0, 4096, "0..4K",
+             "RDMA: writes up to this size are copied into the request"),
+      Choice("completion", &S::completion, "adaptive|polling|channel",
+             "RDMA: how completions are waited for"),
+      Number("receive-batch", "count", &S::receive_batch, 1, 4096, "1..4096",
+             "RDMA: receives posted again at once"),
+      Choice("receive-queue", &S::receive_queue, "own|shared",
+             "RDMA: receives per queue pair, or one shared receive queue"),
+      Number("gid-index", "count", &S::gid_index, -1, 65535, "-1..65535",
+             "RDMA: GID table index; -1: chosen, RoCE v2 and IPv4 first"),
+      Number("path-mtu", "bytes", &S::path_mtu, 0, 4096, "0|256|512|1K|2K|4K",
+             "RDMA: bytes per packet; 0: the smaller of both ports"),
+      Number("ib-timeout", "count", &S::ib_timeout, 1, 31, "1..31",
+             "RDMA: acknowledgement timeout, 4.096 us * 2^N"),
+      Number("ib-retries", "count", &S::ib_retries, 0, 7, "0..7",
+             "RDMA: retries after that timeout"),
+      Number("rnr-retries", "count", &S::rnr_retries, 0, 7, "0..7",
+             "RDMA: retries when a receiver is not ready; 7: for ever"),
+      Number("traffic-class", "count", &S::traffic_class, 0, 255, "0..255",
+             "RDMA: traffic class of the packets"),
       Choice("all-reduce", &S::all_reduce, "auto|ring|recursive_doubling|tree",
              "all-reduce algorithm"),
       Number("latency-bytes", "bytes", &S::latency_bytes, -1, 1 << 30, "-1..1G",
@@ -201,6 +228,25 @@ absl::Status Validate(const Settings& settings) {
   if (settings.slice_bytes % 64 != 0) {
     return InvalidArgument("--slice-bytes {}: slots are cache-line aligned, take a multiple of 64",
                            settings.slice_bytes);
+  }
+  // A run of unsignaled requests as long as the queue fills it for good: what frees a place is the
+  // completion that none of them makes.
+  if (settings.signal_interval >= settings.queue_depth) {
+    return InvalidArgument(
+        "--signal-interval {} with --queue-depth {}: the queue fills with requests that make no "
+        "completion and never drains; take an interval below the depth",
+        settings.signal_interval, settings.queue_depth);
+  }
+  if (settings.chain_length > settings.queue_depth) {
+    return InvalidArgument(
+        "--chain-length {} with --queue-depth {}: such a chain never fits into the queue; take at "
+        "most the depth",
+        settings.chain_length, settings.queue_depth);
+  }
+  if (settings.path_mtu != 0 &&
+      (settings.path_mtu < 256 || (settings.path_mtu & (settings.path_mtu - 1)) != 0)) {
+    return InvalidArgument("--path-mtu {}: is none of 0, 256, 512, 1024, 2048, 4096",
+                           settings.path_mtu);
   }
   if (settings.heartbeat_timeout <= settings.heartbeat_interval) {
     return InvalidArgument("--heartbeat-timeout {}ms must exceed --heartbeat-interval {}ms",

@@ -16,9 +16,10 @@ namespace gradwire {
 
 struct Settings {
   // --- What moves the data ---
-  // auto | rdma | tcp. auto: a real RDMA device when there is one.
+  // auto | rdma | tcp. auto: RDMA when every rank has a device that is up.
   std::string transport = "auto";
-  // Device to use, by name; empty: chosen.
+  // RDMA devices that may be used, in NCCL_IB_HCA's grammar: comma list of name prefixes, each with
+  // an optional :port; a leading ^ excludes, a leading = wants exact names. Empty: chosen.
   std::string device;
   // Interfaces for TCP, in NCCL_SOCKET_IFNAME's grammar (comma list of name prefixes; a leading ^
   // excludes, a leading = wants the exact name) or CIDR blocks such as 10.0.0.0/8 or fd00::/8.
@@ -63,6 +64,34 @@ struct Settings {
   // TCP congestion control by name; empty: the system's between hosts, and between ranks of one
   // host reno, which does not pace.
   std::string tcp_congestion;
+
+  // --- RDMA: how queue pairs are driven ---
+  // Requests that a send queue holds, 2..16384.
+  int queue_depth = 128;
+  // Every so many-th request asks for a completion; below queue_depth, or the queue never drains.
+  int signal_interval = 8;
+  // Requests posted with one doorbell at most; at most queue_depth.
+  int chain_length = 8;
+  // Writes of up to so many bytes are copied into the request; capped by the device.
+  int64_t inline_bytes = 128;
+  // adaptive (poll for spin_us, then sleep on the completion channel) | polling | channel.
+  std::string completion = "adaptive";
+  // Receives that are posted again at once.
+  int receive_batch = 8;
+  // own: each queue pair has its receives; shared: one shared receive queue for all links.
+  std::string receive_queue = "own";
+  // --- RDMA: connections ---
+  // GID table index; -1: chosen (RoCE v2 and IPv4 first).
+  int gid_index = -1;
+  // Bytes per packet: 256, 512, 1024, 2048, 4096; 0: the smaller of both ports' MTUs.
+  int path_mtu = 0;
+  // Wait for an acknowledgement, 4.096 us * 2^ib_timeout, 1..31; then send again, ib_retries times.
+  int ib_timeout = 14;
+  int ib_retries = 7;
+  // Retries after "receiver not ready", 7: for ever. Credits keep it from happening.
+  int rnr_retries = 7;
+  // Traffic class of the packets (DSCP in its upper six bits), 0..255.
+  int traffic_class = 0;
 
   // --- Collectives ---
   // auto | ring | recursive_doubling | tree: the all-reduce algorithm.

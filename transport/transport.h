@@ -82,6 +82,11 @@ class Link {
   // ResourceExhausted without a credit; InvalidArgument on bad lengths or tag.
   virtual absl::Status Write(const RegionSpan& from, const RemoteSpan& to, uint32_t tag) = 0;
 
+  // Asks that written() comes to cover every write posted so far even when none follows. Without
+  // it a transport that reports only every so many writes may leave the last ones open. Costs least
+  // right after the last write of a burst.
+  virtual absl::Status Settle() = 0;
+
   // Where an arrival that was written to a slot lies, until it is released.
   ConstBytes Slot(const Completion& arrival) const {
     const uint64_t index = arrival.sequence % static_cast<uint64_t>(window_);
@@ -113,6 +118,10 @@ struct TransportCounters {
   uint64_t credit_messages = 0;  // credits that travelled alone
   uint64_t syscalls = 0;
   uint64_t blocks = 0;  // times a wait gave up the processor
+  // RDMA only.
+  uint64_t doorbells = 0;         // chains posted
+  uint64_t send_completions = 0;  // signaled requests that completed
+  uint64_t queue_full = 0;        // times posted writes had to wait for room in a send queue
 };
 
 class Transport {
@@ -129,7 +138,8 @@ class Transport {
   // Page-aligned, zeroed, registered memory that lives as long as the region.
   virtual absl::StatusOr<Region> Allocate(size_t bytes, Access access) = 0;
 
-  // The link to `peer`, opened when first needed. Both ends must call it, in any order.
+  // The link to `peer`, opened when first needed. Both ends must call it, and each may block until
+  // the other does: ranks that open several must do so in an order without a cycle.
   virtual absl::StatusOr<Link*> OpenLink(int peer, Deadline deadline) = 0;
 
   // Puts posted writes on their way without looking for completions.

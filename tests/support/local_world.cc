@@ -88,7 +88,15 @@ class LocalWorld : public World {
     auto& values = exchanges[std::string(name)];
     values[rank()] = std::move(value);
     job_.changed_.notify_all();
-    if (!job_.changed_.wait_for(lock, timeout, [&] { return values.size() >= members.size(); })) {
+    const bool knew = job_.diagnosing_;
+    const auto interrupted = [&] { return !job_.failure_.ok() || (job_.diagnosing_ && !knew); };
+    const bool woken = job_.changed_.wait_for(
+        lock, timeout, [&] { return values.size() >= members.size() || interrupted(); });
+    if (values.size() < members.size() && interrupted()) {
+      return job_.failure_.ok() ? absl::AbortedError("another rank asks what went wrong")
+                                : job_.failure_;
+    }
+    if (!woken) {
       return DeadlineExceeded("exchange {}: {} of {} ranks", name, values.size(), members.size());
     }
     std::vector<Value> result;

@@ -278,6 +278,7 @@ absl::Status Member::Received(const v1::ToRank& message) {
     case v1::ToRank::kDiagnosisWanted:
       diagnosis_wanted_ = true;
       Wake();
+      changed_.notify_all();
       break;
     case v1::ToRank::kClosing:
       closing_ = true;
@@ -436,13 +437,16 @@ absl::StatusOr<std::vector<std::string>> Member::AllGather(std::string_view name
   Gathering& gathering = gatherings_[request];
   gathering.wanted = members.empty() ? static_cast<size_t>(size()) : members.size();
   Send(std::move(message));
-  const bool answered = changed_.wait_for(lock, timeout + kAnswerGrace,
-                                          [&] { return gathering.done || !Closed().ok(); });
+  const bool knew = diagnosis_wanted_;
+  const bool answered = changed_.wait_for(lock, timeout + kAnswerGrace, [&] {
+    return gathering.done || !Closed().ok() || (diagnosis_wanted_ && !knew);
+  });
   const Gathering result = std::move(gathering);
   gatherings_.erase(request);
   if (!failure_.ok()) return failure_;
   if (result.done && !result.status.ok()) return result.status;
   if (result.done) return result.values;
+  if (diagnosis_wanted_ && !knew) return absl::AbortedError("another rank asks what went wrong");
   if (!answered) {
     return DeadlineExceeded("all-gather '{}': {} did not answer within {} ms", name, ServerName(),
                             (timeout + kAnswerGrace).count());

@@ -92,7 +92,7 @@ class World {
 
   // Gathers one value of every member under `name`; returns them in the order of `members`, which
   // must be the same on all (empty: the whole world). Values are bounded to 1 MiB. A name is used
-  // once.
+  // once. Aborted when a diagnosis comes to be wanted meanwhile.
   virtual absl::StatusOr<std::vector<std::string>> AllGather(std::string_view name,
                                                              std::string value,
                                                              const std::vector<int>& members,

@@ -11,24 +11,11 @@ constexpr uint32_t kLargeWrite = 16 << 10;
 
 TcpLink::TcpLink(int peer, std::string who, int window, int lanes, Region slots,
                  TransportCounters& counters)
-    : who_(std::move(who)),
-      slot_region_(std::move(slots)),
-      counters_(counters),
-      lanes_(static_cast<size_t>(lanes)),
-      arrivals_(static_cast<size_t>(window)) {
-  peer_ = peer;
-  window_ = window;
-  credits_ = window;
-  slots_ = slot_region_.bytes();
-  slot_bytes_ = slot_region_.size() / static_cast<size_t>(window);
-}
+    : OrderedLink(peer, std::move(who), window, std::move(slots), counters),
+      lanes_(static_cast<size_t>(lanes)) {}
 
 absl::Status TcpLink::AddLane(int lane, FileDescriptor fd, const MemoryGrant& slots_at_peer) {
-  if (slots_at_peer.length != slot_region_.size()) {
-    return ProtocolError("{} grants {} bytes of slots, {} were agreed", who_, slots_at_peer.length,
-                         slot_region_.size());
-  }
-  slots_at_peer_ = slots_at_peer;
+  GW_RETURN_IF_ERROR(SetPeerSlots(slots_at_peer));
   // Data frames are bounded by credits; credit frames by the window as well, since the peer must
   // have written what they release.
   lanes_[static_cast<size_t>(lane)] =
@@ -38,44 +25,27 @@ absl::Status TcpLink::AddLane(int lane, FileDescriptor fd, const MemoryGrant& sl
 }
 
 absl::Status TcpLink::Write(const RegionSpan& from, const RemoteSpan& to, uint32_t tag) {
-  if (closed()) return status_;
-  if (from.length != to.length || from.length > slot_bytes_ || tag > Immediate::kMaxTag) {
-    return InvalidArgument("write of {} bytes with tag {} to {} bytes; at most {} and tag {}",
-                           from.length, tag, to.length, slot_bytes_, Immediate::kMaxTag);
-  }
-  if (credits_ == 0) {
-    return MakeError(absl::StatusCode::kResourceExhausted, "no credit for a write to {}", who_);
-  }
-  --credits_;
-  const auto granted = static_cast<uint32_t>(std::exchange(owed_, 0));
+  const uint64_t sequence = next_sequence_;
   FrameHeader header;
-  header.immediate = Immediate::Unchecked(tag, next_sequence_, granted);
+  GW_ASSIGN_OR_RETURN(header.immediate, BeginWrite(from, to, tag));
   header.key = to.key;
   header.length = static_cast<uint32_t>(from.length);
   header.address = to.address;
-  Lane& lane = *lanes_[static_cast<size_t>(next_sequence_ % lanes_.size())];
+  Lane& lane = *lanes_[static_cast<size_t>(sequence % lanes_.size())];
   const bool idle = !lane.sending();
-  lane.Enqueue(header, from.data, next_sequence_);
-  ++next_sequence_;
-  ++counters_.writes;
-  counters_.bytes_sent += from.length;
+  lane.Enqueue(header, from.data, sequence);
   if (idle) Send(lane);
   return absl::OkStatus();
 }
 
 absl::Status TcpLink::Release(int count) {
-  if (count < 0 || released_ + static_cast<uint64_t>(count) > delivered_) {
-    return InvalidArgument("release of {} arrivals, {} are held", count, delivered_ - released_);
-  }
-  released_ += static_cast<uint64_t>(count);
-  owed_ += count;
-  if (owed_ < std::max(1, window_ / 2) || closed()) return absl::OkStatus();
+  GW_ASSIGN_OR_RETURN(const uint32_t credits, GiveBack(count));
+  if (credits == 0) return absl::OkStatus();
   FrameHeader header;
-  header.immediate = Immediate::CreditsOnly(static_cast<uint32_t>(std::exchange(owed_, 0)));
+  header.immediate = Immediate::CreditsOnly(credits);
   Lane& lane = *lanes_.front();
   const bool idle = !lane.sending();
   lane.Enqueue(header, nullptr, 0);
-  ++counters_.credit_messages;
   if (idle) Send(lane);
   return absl::OkStatus();
 }
@@ -94,8 +64,7 @@ void TcpLink::UpdateWritten() {
   for (const auto& lane : lanes_) {
     if (const auto sequence = lane->oldest_unsent()) oldest = std::min(oldest, *sequence);
   }
-  written_ = oldest;
-  if (written_ != written_told_) due_ = true;
+  SetWritten(oldest);
 }
 
 void TcpLink::Receive(Lane& lane, RegionTable& regions, int room) {
@@ -107,62 +76,11 @@ void TcpLink::Receive(Lane& lane, RegionTable& regions, int room) {
     if (*received == Lane::Received::kEnd) {
       return Close(Unavailable("{} closed its connection", who_));
     }
-    if (absl::Status accepted = Accept(header); !accepted.ok()) {
+    if (absl::Status accepted = Accept(header.immediate, header.length); !accepted.ok()) {
       return Close(Annotate(accepted, who_));
     }
     if (header.length >= kLargeWrite) return;
   }
-}
-
-absl::Status TcpLink::Accept(const FrameHeader& header) {
-  const int granted = static_cast<int>(header.immediate.credits());
-  if (granted > window_ - credits_) {
-    return ProtocolError("{} credits granted, {} were due", granted, window_ - credits_);
-  }
-  if (granted > 0) {
-    credits_ += granted;
-    credits_grew_ = due_ = true;
-  }
-  if (header.credits_only()) return absl::OkStatus();
-
-  const uint32_t ahead = header.immediate.SequenceAhead(delivered_);
-  const uint64_t sequence = delivered_ + ahead;
-  if (sequence >= released_ + static_cast<uint64_t>(window_) || arrival(sequence).present) {
-    return ProtocolError("write {} came without a credit", header.immediate.sequence());
-  }
-  arrival(sequence) = {true, header.immediate.tag(), header.length};
-  if (ahead == 0) due_ = true;
-  ++counters_.arrivals;
-  counters_.bytes_received += header.length;
-  return absl::OkStatus();
-}
-
-int TcpLink::Deliver(std::span<Completion> out) {
-  size_t count = 0;
-  while (count < out.size() && arrival(delivered_).present) {
-    Arrival& next = arrival(delivered_);
-    out[count++] = {Completion::Kind::kArrived, next.tag, next.length, delivered_, this};
-    next.present = false;
-    ++delivered_;
-  }
-  if (count < out.size() && written_ != written_told_) {
-    written_told_ = written_;
-    out[count++] = {Completion::Kind::kWritten, 0, 0, written_ - 1, this};
-  }
-  if (count < out.size() && std::exchange(credits_grew_, false)) {
-    out[count++] = {Completion::Kind::kCredits, 0, 0, 0, this};
-  }
-  if (count < out.size() && closed() && !std::exchange(closed_told_, true)) {
-    out[count++] = {Completion::Kind::kClosed, 0, 0, 0, this};
-  }
-  due_ = count == out.size();  // perhaps more
-  return static_cast<int>(count);
-}
-
-void TcpLink::Close(absl::Status reason) {
-  if (closed()) return;
-  status_ = std::move(reason);
-  due_ = true;
 }
 
 }  // namespace gradwire::tcp

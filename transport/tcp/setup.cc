@@ -39,14 +39,15 @@ TcpTransport::TcpTransport(World& world, const Settings& settings)
 
 absl::StatusOr<std::unique_ptr<TcpTransport>> TcpTransport::Create(World& world,
                                                                    const Settings& settings,
-                                                                   std::string_view name) {
+                                                                   std::string_view name,
+                                                                   std::string_view why) {
   GW_RETURN_IF_ERROR(Validate(settings));
   std::unique_ptr<TcpTransport> transport(new TcpTransport(world, settings));
-  GW_RETURN_IF_ERROR(transport->Start(name));
+  GW_RETURN_IF_ERROR(transport->Start(name, why));
   return transport;
 }
 
-absl::Status TcpTransport::Start(std::string_view name) {
+absl::Status TcpTransport::Start(std::string_view name, std::string_view why) {
   GW_ASSIGN_OR_RETURN(const auto candidates, ListInterfaceAddresses());
   GW_ASSIGN_OR_RETURN(const InterfaceChoice choice,
                       ChooseAddress(candidates, settings_, world_.local_address()));
@@ -55,6 +56,7 @@ absl::Status TcpTransport::Start(std::string_view name) {
   GW_ASSIGN_OR_RETURN(listener_, Listen(address, settings_, port));
   description_ = fmt::format("tcp on {} ({}): {}", choice.address.interface, choice.address.address,
                              choice.reason);
+  if (!why.empty()) description_ += fmt::format("; {}", why);
 
   control_epoll_ = FileDescriptor(epoll_create1(EPOLL_CLOEXEC));
   data_epoll_ = FileDescriptor(epoll_create1(EPOLL_CLOEXEC));

@@ -18,10 +18,12 @@ namespace gradwire::tcp {
 
 class TcpTransport : public Transport {
  public:
-  // Collective over `world`: exchanges addresses and secrets under `name`.
+  // Collective over `world`: exchanges addresses and secrets under `name`. `why` ends the
+  // description, when something else might have been expected.
   static absl::StatusOr<std::unique_ptr<TcpTransport>> Create(World& world,
                                                               const Settings& settings,
-                                                              std::string_view name);
+                                                              std::string_view name,
+                                                              std::string_view why = "");
   // Lets the kernel deliver what was written (bounded by kPartingGrace), then closes.
   ~TcpTransport() override;
 
@@ -51,7 +53,7 @@ class TcpTransport : public Transport {
   };
 
   TcpTransport(World& world, const Settings& settings);
-  absl::Status Start(std::string_view name);
+  absl::Status Start(std::string_view name, std::string_view why);
 
   // --- Setting up (setup.cc) ---
   absl::StatusOr<TcpLink*> MakeLink(int peer);

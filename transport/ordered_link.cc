@@ -1,0 +1,119 @@
+#include "transport/ordered_link.h"
+
+#include <algorithm>
+#include <utility>
+
+namespace gradwire {
+
+OrderedLink::OrderedLink(int peer, std::string who, int window, Region slots,
+                         TransportCounters& counters)
+    : who_(std::move(who)),
+      slot_region_(std::move(slots)),
+      counters_(counters),
+      arrivals_(static_cast<size_t>(window)) {
+  peer_ = peer;
+  window_ = window;
+  credits_ = window;
+  slots_ = slot_region_.bytes();
+  slot_bytes_ = slot_region_.size() / static_cast<size_t>(window);
+}
+
+absl::Status OrderedLink::SetPeerSlots(const MemoryGrant& slots_at_peer) {
+  if (slots_at_peer.length != slot_region_.size()) {
+    return ProtocolError("{} grants {} bytes of slots, {} were agreed", who_, slots_at_peer.length,
+                         slot_region_.size());
+  }
+  slots_at_peer_ = slots_at_peer;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<Immediate> OrderedLink::BeginWrite(const RegionSpan& from, const RemoteSpan& to,
+                                                  uint32_t tag) {
+  if (closed()) return status_;
+  if (from.length != to.length || from.length > slot_bytes_ || tag > Immediate::kMaxTag) {
+    return InvalidArgument("write of {} bytes with tag {} to {} bytes; at most {} and tag {}",
+                           from.length, tag, to.length, slot_bytes_, Immediate::kMaxTag);
+  }
+  if (credits_ == 0) {
+    return MakeError(absl::StatusCode::kResourceExhausted, "no credit for a write to {}", who_);
+  }
+  --credits_;
+  ++counters_.writes;
+  counters_.bytes_sent += from.length;
+  return Immediate::Unchecked(tag, next_sequence_++,
+                              static_cast<uint32_t>(std::exchange(owed_, 0)));
+}
+
+absl::StatusOr<uint32_t> OrderedLink::GiveBack(int count) {
+  if (count < 0 || released_ + static_cast<uint64_t>(count) > delivered_) {
+    return InvalidArgument("release of {} arrivals, {} are held", count, delivered_ - released_);
+  }
+  released_ += static_cast<uint64_t>(count);
+  owed_ += count;
+  if (owed_ < std::max(1, window_ / 2) || closed()) return uint32_t{0};
+  ++counters_.credit_messages;
+  return static_cast<uint32_t>(std::exchange(owed_, 0));
+}
+
+absl::Status OrderedLink::Accept(Immediate immediate, uint32_t length) {
+  const int granted = static_cast<int>(immediate.credits());
+  if (granted > window_ - credits_) {
+    return ProtocolError("{} credits granted, {} were due", granted, window_ - credits_);
+  }
+  if (length > slot_bytes_) {
+    return ProtocolError("a write of {} bytes came, {} is the most", length, slot_bytes_);
+  }
+  if (granted > 0) {
+    credits_ += granted;
+    credits_grew_ = due_ = true;
+  }
+  if (immediate.tag() == Immediate::kCreditTag) {
+    if (length > 0) return ProtocolError("a credit message came with {} bytes", length);
+    return absl::OkStatus();
+  }
+  const uint32_t ahead = immediate.SequenceAhead(delivered_);
+  const uint64_t sequence = delivered_ + ahead;
+  if (sequence >= released_ + static_cast<uint64_t>(window_) || arrival(sequence).present) {
+    return ProtocolError("write {} came without a credit", immediate.sequence());
+  }
+  arrival(sequence) = {true, immediate.tag(), length};
+  if (ahead == 0) due_ = true;
+  ++counters_.arrivals;
+  counters_.bytes_received += length;
+  return absl::OkStatus();
+}
+
+void OrderedLink::SetWritten(uint64_t written) {
+  written_ = written;
+  if (written_ != written_told_) due_ = true;
+}
+
+int OrderedLink::Deliver(std::span<Completion> out) {
+  size_t count = 0;
+  while (count < out.size() && arrival(delivered_).present) {
+    Arrival& next = arrival(delivered_);
+    out[count++] = {Completion::Kind::kArrived, next.tag, next.length, delivered_, this};
+    next.present = false;
+    ++delivered_;
+  }
+  if (count < out.size() && written_ != written_told_) {
+    written_told_ = written_;
+    out[count++] = {Completion::Kind::kWritten, 0, 0, written_ - 1, this};
+  }
+  if (count < out.size() && std::exchange(credits_grew_, false)) {
+    out[count++] = {Completion::Kind::kCredits, 0, 0, 0, this};
+  }
+  if (count < out.size() && closed() && !std::exchange(closed_told_, true)) {
+    out[count++] = {Completion::Kind::kClosed, 0, 0, 0, this};
+  }
+  due_ = count == out.size();  // perhaps more
+  return static_cast<int>(count);
+}
+
+void OrderedLink::Close(absl::Status reason) {
+  if (closed()) return;
+  status_ = std::move(reason);
+  due_ = true;
+}
+
+}  // namespace gradwire

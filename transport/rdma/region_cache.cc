@@ -1,0 +1,75 @@
+#include "transport/rdma/region_cache.h"
+
+#include <sys/mman.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cerrno>
+#include <utility>
+
+namespace gradwire::rdma {
+namespace {
+
+// Rights of the device on behalf of the peer; a source of writes needs none.
+int AccessFlags(Access access) {
+  return access == Access::kRemoteWrite ? IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE : 0;
+}
+
+}  // namespace
+
+std::shared_ptr<RegionCache::Entry> RegionCache::Find(Bytes bytes, Access access) {
+  // Those that begin at or before `bytes`, nearest first. Registrations nest rarely, so the first
+  // live one mostly decides; ended ones are swept out on the way.
+  auto place = entries_.upper_bound(bytes.data());
+  while (place != entries_.begin()) {
+    --place;
+    const std::shared_ptr<Entry> entry = place->second.lock();
+    if (entry == nullptr) {
+      place = entries_.erase(place);
+      continue;
+    }
+    const Bytes covered = entry->region.bytes();
+    if (bytes.data() + bytes.size() <= covered.data() + covered.size() &&
+        (entry->access == access || access == Access::kLocal)) {
+      return entry;
+    }
+  }
+  return nullptr;
+}
+
+absl::StatusOr<Region> RegionCache::Register(Bytes bytes, Access access) {
+  return Add(bytes, access, nullptr);
+}
+
+absl::StatusOr<Region> RegionCache::Allocate(size_t bytes, Access access) {
+  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+  const size_t mapped = std::max<size_t>(1, (bytes + page - 1) / page) * page;
+  void* const start =
+      mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+  if (start == MAP_FAILED) return ErrnoError(errno, "cannot allocate {} bytes", mapped);
+  std::shared_ptr<void> memory(start, [mapped](void* address) { munmap(address, mapped); });
+  return Add(Bytes(static_cast<std::byte*>(start), bytes), access, std::move(memory));
+}
+
+absl::StatusOr<Region> RegionCache::Add(Bytes bytes, Access access, std::shared_ptr<void> memory) {
+  if (bytes.empty()) return Region(bytes, MemoryGrant{}, 0, [memory] {});
+  const std::lock_guard lock(mutex_);
+  std::shared_ptr<Entry> entry = Find(bytes, access);
+  if (entry == nullptr) {
+    GW_ASSIGN_OR_RETURN(MemoryRegion region, domain_.Register(bytes, AccessFlags(access)));
+    entry = std::make_shared<Entry>(Entry{std::move(memory), std::move(region), access});
+    entries_.emplace(bytes.data(), entry);
+  }
+  const MemoryGrant grant{reinterpret_cast<uint64_t>(bytes.data()), bytes.size(),
+                          entry->region.remote_key(), 0};
+  const uint32_t local_key = entry->region.local_key();
+  return Region(bytes, grant, local_key, [entry = std::move(entry)]() mutable { entry.reset(); });
+}
+
+size_t RegionCache::size() const {
+  const std::lock_guard lock(mutex_);
+  return static_cast<size_t>(std::count_if(
+      entries_.begin(), entries_.end(), [](const auto& entry) { return !entry.second.expired(); }));
+}
+
+}  // namespace gradwire::rdma

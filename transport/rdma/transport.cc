@@ -1,0 +1,138 @@
+// The data path: polling and waiting.
+#include "transport/rdma/transport.h"
+
+#include <poll.h>
+#include <sched.h>
+
+#include <algorithm>
+#include <cerrno>
+
+#include "transport/rdma/advice.h"
+
+namespace gradwire::rdma {
+namespace {
+// While polling, what happens beside the data is looked for so often; it costs a system call.
+constexpr std::chrono::milliseconds kEventInterval{1};
+}  // namespace
+
+absl::Status RdmaTransport::Flush() {
+  for (RdmaLink* link : open_links_) link->Post();
+  return error_;
+}
+
+int RdmaTransport::Collect(std::span<Completion> out) {
+  int count = 0;
+  for (RdmaLink* link : open_links_) {
+    if (link->due()) count += link->Deliver(out.subspan(static_cast<size_t>(count)));
+  }
+  return count;
+}
+
+absl::Status RdmaTransport::TakeCompletions() {
+  GW_ASSIGN_OR_RETURN(const int count, completions_->Poll(batch_));
+  for (int i = 0; i < count; ++i) {
+    const ibv_wc& completion = batch_[static_cast<size_t>(i)];
+    const auto place = places_.find(completion.qp_num);
+    if (place == places_.end()) {
+      return InternalError("{}: completion of queue pair {}, which is not ours", port_.device,
+                           completion.qp_num);
+    }
+    place->second.link->Complete(*place->second.lane, completion);
+  }
+  // Completions made room in send queues.
+  if (count > 0) GW_RETURN_IF_ERROR(Flush());
+  return absl::OkStatus();
+}
+
+absl::StatusOr<int> RdmaTransport::Poll(std::span<Completion> out) {
+  GW_RETURN_IF_ERROR(Flush());
+  if (const int count = Collect(out); count > 0) return count;
+  if (absl::Status taken = TakeCompletions(); !taken.ok()) {
+    Fail(taken);
+    return taken;
+  }
+  return Collect(out);
+}
+
+absl::StatusOr<int> RdmaTransport::Wait(std::span<Completion> out, Deadline deadline) {
+  if (mode_ != Mode::kChannel) {
+    const Deadline start = Clock::now();
+    const Deadline until = mode_ == Mode::kPolling ? deadline : std::min(deadline, start + spin_);
+    Deadline look = start + kEventInterval;
+    for (Deadline now = start;;) {
+      GW_ASSIGN_OR_RETURN(const int count, Poll(out));
+      if (count > 0) return count;
+      if (yield_) sched_yield();
+      now = Clock::now();
+      if (now >= look) {
+        GW_RETURN_IF_ERROR(CheckEvents());
+        look = now + kEventInterval;
+      }
+      if (now >= until) break;
+    }
+  }
+  while (true) {
+    GW_ASSIGN_OR_RETURN(const int early, Poll(out));
+    if (early > 0) return early;
+    if (Clock::now() >= deadline) return DeadlineExceeded("nothing arrived in time");
+    if (mode_ == Mode::kPolling) continue;
+    if (!armed_) {
+      GW_RETURN_IF_ERROR(completions_->Arm());
+      armed_ = true;
+      // What completed before raises no event.
+      continue;
+    }
+    GW_RETURN_IF_ERROR(Block(deadline));
+  }
+}
+
+absl::Status RdmaTransport::Block(Deadline deadline) {
+  std::array<pollfd, 3> sources = {pollfd{completions_->fd(), POLLIN, 0},
+                                   pollfd{world_.failure_fd(), POLLIN, 0},
+                                   pollfd{device_->async_fd(), POLLIN, 0}};
+  const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
+  ++counters_.blocks;
+  ++counters_.syscalls;
+  const int ready = poll(sources.data(), sources.size(),
+                         static_cast<int>(std::clamp<int64_t>(left, 0, 1'000'000)));
+  if (ready < 0 && errno != EINTR) return ErrnoError(errno, "poll");
+  if (ready <= 0) return absl::OkStatus();
+  if (sources[0].revents != 0) {
+    ++counters_.syscalls;
+    GW_ASSIGN_OR_RETURN(const int events, completions_->TakeEvents());
+    if (events > 0) armed_ = false;
+  }
+  if (sources[1].revents != 0 || sources[2].revents != 0) return CheckEvents();
+  return absl::OkStatus();
+}
+
+absl::Status RdmaTransport::CheckEvents() {
+  std::array<pollfd, 2> sources = {pollfd{world_.failure_fd(), POLLIN, 0},
+                                   pollfd{device_->async_fd(), POLLIN, 0}};
+  ++counters_.syscalls;
+  if (poll(sources.data(), sources.size(), 0) <= 0) return absl::OkStatus();
+  if (sources[1].revents != 0) {
+    while (true) {
+      GW_ASSIGN_OR_RETURN(const auto event, device_->NextAsyncEvent());
+      if (!event) break;
+      if (absl::Status status = AsyncEventStatus(*event, port_.device); !status.ok()) {
+        // Another port of the device is not ours to mind.
+        if (event->port == 0 || event->port == port_.port) Fail(std::move(status));
+      }
+    }
+    GW_RETURN_IF_ERROR(error_);
+  }
+  if (sources[0].revents != 0) {
+    GW_RETURN_IF_ERROR(world_.failure());
+    return absl::AbortedError("another rank asks what went wrong");
+  }
+  return absl::OkStatus();
+}
+
+void RdmaTransport::Fail(absl::Status reason) {
+  if (!error_.ok()) return;
+  error_ = std::move(reason);
+  for (RdmaLink* link : open_links_) link->Close(error_);
+}
+
+}  // namespace gradwire::rdma

@@ -1,0 +1,107 @@
+// The transport over RDMA: one device, links to peers, one completion queue for all of them.
+#pragma once
+
+#include <array>
+#include <memory>
+#include <optional>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "transport/bootstrap/world.h"
+#include "transport/rdma/connection.h"
+#include "transport/rdma/interface.h"
+#include "transport/rdma/link.h"
+#include "transport/rdma/receives.h"
+#include "transport/rdma/region_cache.h"
+#include "transport/rdma/verbs.h"
+#include "transport/transport.h"
+
+namespace gradwire::rdma {
+
+class RdmaTransport : public Transport {
+ public:
+  // The port that Create would use; an error says what is missing.
+  static absl::StatusOr<PortChoice> FindPort(const World& world, const Settings& settings);
+
+  // Opens the port's device. Peers are asked for nothing before OpenLink.
+  static absl::StatusOr<std::unique_ptr<RdmaTransport>> Create(World& world,
+                                                               const Settings& settings,
+                                                               std::string_view name);
+  // Waits until the peers have what was written and have been told that nothing follows (bounded by
+  // kPartingGrace), then destroys the queue pairs.
+  ~RdmaTransport() override;
+
+  std::string name() const override { return "rdma"; }
+  std::string description() const override { return port_.Describe(); }
+  absl::StatusOr<Region> Register(Bytes bytes, Access access) override;
+  absl::StatusOr<Region> Allocate(size_t bytes, Access access) override;
+  absl::StatusOr<Link*> OpenLink(int peer, Deadline deadline) override;
+  absl::Status Flush() override;
+  absl::StatusOr<int> Poll(std::span<Completion> out) override;
+  absl::StatusOr<int> Wait(std::span<Completion> out, Deadline deadline) override;
+  TransportCounters counters() const override { return counters_; }
+
+ private:
+  enum class Mode : uint8_t { kAdaptive, kPolling, kChannel };
+  struct Place {
+    RdmaLink* link;
+    Lane* lane;
+  };
+
+  RdmaTransport(World& world, const Settings& settings, PortChoice port, std::string_view name);
+  absl::Status Start();
+
+  // --- Setting up (setup.cc) ---
+  absl::StatusOr<RdmaLink*> Connect(int peer, Deadline deadline);
+  // Makes the queue pairs of `link` in INIT, with receives posted; fills in what the peer must
+  // know.
+  absl::Status AddLanes(RdmaLink& link, ConnectionFacts& mine);
+  // Room for the completions of one more link.
+  absl::Status Reserve();
+  absl::Status CheckFacts(const ConnectionFacts& theirs, int peer) const;
+  // Receives per lane: see the comment at the definition.
+  int ReceiveDepth() const;
+  // Until `done` of every link, or `deadline`.
+  template <typename Done>
+  void ProgressUntil(const Done& done, Deadline deadline);
+
+  // --- Data path (transport.cc) ---
+  int Collect(std::span<Completion> out);
+  // Takes completions off the queue and hands them to their links.
+  absl::Status TakeCompletions();
+  // What happened beside the data: a failed world, a wanted diagnosis, an event of the device.
+  absl::Status CheckEvents();
+  // Sleeps until a completion or one of those, at most until `deadline`.
+  absl::Status Block(Deadline deadline);
+  // The device or the port is gone: ends every link.
+  void Fail(absl::Status reason);
+
+  World& world_;
+  const Settings settings_;
+  const Mode mode_;
+  const std::chrono::microseconds spin_;
+  const bool yield_;  // between polls: ranks share cores
+  const PortChoice port_;
+  const ConnectionOptions connection_;
+  const std::string name_;
+  TransportCounters counters_;
+  absl::Status error_;  // first failure of the device; OK while it works
+
+  // In this order, so that children go before their parents.
+  std::optional<Device> device_;
+  std::optional<ProtectionDomain> domain_;
+  std::optional<RegionCache> regions_;
+  std::optional<CompletionQueue> completions_;
+  std::optional<SharedReceiveQueue> shared_queue_;
+  std::optional<Receives> shared_receives_;
+  std::vector<std::unique_ptr<Receives>> own_receives_;
+
+  std::vector<std::unique_ptr<RdmaLink>> links_;  // by rank, null until opened
+  std::vector<RdmaLink*> open_links_;
+  std::unordered_map<uint32_t, Place> places_;  // by queue pair number
+  std::array<ibv_wc, 32> batch_;
+  bool armed_ = false;  // the channel has been asked for an event that was not taken yet
+};
+
+}  // namespace gradwire::rdma
