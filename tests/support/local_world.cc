@@ -81,15 +81,15 @@ class LocalWorld : public World {
                                             std::string_view name, Value value,
                                             std::vector<int> members,
                                             std::chrono::milliseconds timeout) {
-    if (members.empty()) {
+    const bool inside = !members.empty();
+    if (!inside) {
       for (int i = 0; i < size(); ++i) members.push_back(i);
     }
     std::unique_lock lock(job_.mutex_);
     auto& values = exchanges[std::string(name)];
     values[rank()] = std::move(value);
     job_.changed_.notify_all();
-    const bool knew = job_.diagnosing_;
-    const auto interrupted = [&] { return !job_.failure_.ok() || (job_.diagnosing_ && !knew); };
+    const auto interrupted = [&] { return !job_.failure_.ok() || (inside && job_.diagnosing_); };
     const bool woken = job_.changed_.wait_for(
         lock, timeout, [&] { return values.size() >= members.size() || interrupted(); });
     if (values.size() < members.size() && interrupted()) {

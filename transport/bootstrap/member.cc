@@ -437,16 +437,17 @@ absl::StatusOr<std::vector<std::string>> Member::AllGather(std::string_view name
   Gathering& gathering = gatherings_[request];
   gathering.wanted = members.empty() ? static_cast<size_t>(size()) : members.size();
   Send(std::move(message));
-  const bool knew = diagnosis_wanted_;
+  // A part of the world gathers inside a collective, which a diagnosis ends.
+  const bool inside = !members.empty();
   const bool answered = changed_.wait_for(lock, timeout + kAnswerGrace, [&] {
-    return gathering.done || !Closed().ok() || (diagnosis_wanted_ && !knew);
+    return gathering.done || !Closed().ok() || (inside && diagnosis_wanted_);
   });
   const Gathering result = std::move(gathering);
   gatherings_.erase(request);
   if (!failure_.ok()) return failure_;
   if (result.done && !result.status.ok()) return result.status;
   if (result.done) return result.values;
-  if (diagnosis_wanted_ && !knew) return absl::AbortedError("another rank asks what went wrong");
+  if (inside && diagnosis_wanted_) return absl::AbortedError("another rank asks what went wrong");
   if (!answered) {
     return DeadlineExceeded("all-gather '{}': {} did not answer within {} ms", name, ServerName(),
                             (timeout + kAnswerGrace).count());

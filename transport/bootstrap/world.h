@@ -92,7 +92,8 @@ class World {
 
   // Gathers one value of every member under `name`; returns them in the order of `members`, which
   // must be the same on all (empty: the whole world). Values are bounded to 1 MiB. A name is used
-  // once. Aborted when a diagnosis comes to be wanted meanwhile.
+  // once. Among named members, which is what collectives do to open links, it is Aborted when a
+  // diagnosis is wanted meanwhile.
   virtual absl::StatusOr<std::vector<std::string>> AllGather(std::string_view name,
                                                              std::string value,
                                                              const std::vector<int>& members,
