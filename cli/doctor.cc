@@ -1,9 +1,11 @@
 // gradwire doctor: what this machine is ready for, and what to do where it is not.
 #include <fmt/core.h>
+#include <unistd.h>
 
 #include <algorithm>
 
 #include "cli/command.h"
+#include "cli/doctor_fix.h"
 #include "cli/doctor_probes.h"
 #include "cli/report.h"
 
@@ -43,31 +45,81 @@ nlohmann::ordered_json ToJson(const Findings& findings) {
           {"findings", list}};
 }
 
+nlohmann::ordered_json ToJson(const FixReport& report) {
+  auto steps = nlohmann::ordered_json::array();
+  for (const FixStep& step : report.plan.steps) {
+    nlohmann::ordered_json entry = {{"command", step.argv}, {"done", step.done}};
+    if (step.done) {
+      entry["exit_code"] = step.result.exit_code;
+      entry["output"] = step.result.output;
+    }
+    steps.push_back(entry);
+  }
+  return {{"usable", report.status.ok()},
+          {"device", report.plan.device},
+          {"interface", report.plan.interface},
+          {"steps", steps},
+          {"error", Message(report.status)}};
+}
+
+struct Request {
+  ProbeOptions probe;
+  std::string json;
+  bool fix = false;
+  std::string interface;
+};
+
+int Look(const Request& request) {
+  const Findings findings = ProbeAll(request.probe);
+  if (request.json != "-") Print(findings);
+  if (!request.json.empty()) {
+    const absl::Status written = WriteJson(ToJson(findings), request.json);
+    if (!written.ok()) return ReportError(written);
+  }
+  return Count(findings, Verdict::kProblem) == 0 ? kDone : kFailed;
+}
+
+int Repair(const Request& request) {
+  // Each line is out before the step that it announces.
+  std::FILE* const out = request.json == "-" ? stderr : stdout;
+  const FixReport report = Fix({.probe = request.probe,
+                                .interface = request.interface,
+                                .root = geteuid() == 0,
+                                .say = [out](const std::string& line) {
+                                  fmt::print(out, "{}\n", line);
+                                  std::fflush(out);
+                                }});
+  if (!request.json.empty()) {
+    const absl::Status written = WriteJson(ToJson(report), request.json);
+    if (!written.ok()) return ReportError(written);
+  }
+  return report.status.ok() ? kDone : ReportError(report.status);
+}
+
 }  // namespace
 
 void AddDoctor(CLI::App& root, Action& action) {
-  struct State {
-    ProbeOptions options;
-    std::string json;
-  };
-  auto state = std::make_shared<State>();
+  auto request = std::make_shared<Request>();
   CLI::App* doctor = root.add_subcommand("doctor", "look at this machine for what ranks need");
-  doctor->add_option("--port", state->options.port, "rendezvous port to try [default: 29500]")
+  doctor->add_option("--port", request->probe.port, "rendezvous port to try [default: 29500]")
       ->check(CLI::Range(1, 65535))
       ->option_text("PORT");
-  doctor->add_option("--json", state->json, "write the findings as JSON to FILE, - for stdout")
+  doctor->add_option("--json", request->json, "write the findings as JSON to FILE, - for stdout")
       ->type_name("FILE");
-  doctor->footer("Exit code 1 when there is a problem; notes are for your information.\n");
-  doctor->callback([state, &action] {
-    action = [state] {
-      const Findings findings = ProbeAll(state->options);
-      if (state->json != "-") Print(findings);
-      if (!state->json.empty()) {
-        const absl::Status written = WriteJson(ToJson(findings), state->json);
-        if (!written.ok()) return ReportError(written);
-      }
-      return Count(findings, Verdict::kProblem) == 0 ? kDone : kFailed;
-    };
+  CLI::Option* fix = doctor->add_flag(
+      "--fix", request->fix,
+      "make an RDMA device in software (rxe0, or siw0 without rdma_rxe) unless one is usable; "
+      "without root: print the commands");
+  doctor
+      ->add_option("--interface", request->interface,
+                   "with --fix: where to make it [default: the one with the default route]")
+      ->needs(fix)
+      ->type_name("NAME");
+  doctor->footer(
+      "Exit code 1 when there is a problem, or when --fix leaves something to do; notes are for "
+      "your information. Nothing is changed without --fix.\n");
+  doctor->callback([request, &action] {
+    action = [request] { return request->fix ? Repair(*request) : Look(*request); };
   });
 }
 

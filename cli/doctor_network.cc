@@ -14,13 +14,13 @@
 #include <cerrno>
 #include <chrono>
 #include <cstring>
-#include <fstream>
 #include <future>
 #include <map>
 #include <memory>
 #include <system_error>
 #include <thread>
 
+#include "cli/doctor_files.h"
 #include "cli/doctor_probes.h"
 #include "cli/rank_process.h"
 
@@ -54,13 +54,6 @@ int MtuOf(const std::string& interface) {
   ifreq request{};
   std::strncpy(request.ifr_name, interface.c_str(), IFNAMSIZ - 1);
   return ioctl(probe.get(), SIOCGIFMTU, &request) == 0 ? request.ifr_mtu : 0;
-}
-
-std::string FirstLine(const std::string& path) {
-  std::ifstream file(path);
-  std::string line;
-  std::getline(file, line);
-  return line;
 }
 
 // Waits until `events` hold on `fd`; false at the deadline.

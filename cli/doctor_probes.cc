@@ -7,27 +7,18 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <filesystem>
 #include <fstream>
 #include <map>
 #include <set>
 #include <sstream>
 #include <string_view>
-#include <system_error>
 
+#include "cli/doctor_files.h"
 #include "transport/settings.h"
 #include "transport/status.h"
 
 namespace gradwire::cli {
 namespace {
-
-// First line of a file, empty when there is none.
-std::string FirstLine(const std::string& path) {
-  std::ifstream file(path);
-  std::string line;
-  std::getline(file, line);
-  return line;
-}
 
 // "key : value" lines, the first of each key.
 std::map<std::string, std::string> KeyValues(const std::string& path) {
@@ -59,18 +50,6 @@ int UsableCoreCount() {
 
 std::string LimitText(rlim_t limit) {
   return limit == RLIM_INFINITY ? "unlimited" : fmt::format("{} KiB", limit >> 10);
-}
-
-// Entries of a folder by name; none when it cannot be read.
-std::vector<std::string> Entries(const std::string& folder) {
-  std::vector<std::string> names;
-  std::error_code error;
-  for (std::filesystem::directory_iterator it(folder, error), end; !error && it != end;
-       it.increment(error)) {
-    names.push_back(it->path().filename().string());
-  }
-  std::sort(names.begin(), names.end());
-  return names;
 }
 
 }  // namespace
@@ -164,31 +143,6 @@ Findings ProbeLimits(const ProbeOptions& options) {
   return findings;
 }
 
-Findings ProbeRdma(const ProbeOptions& options) {
-  const std::string root = options.sys + "/class/infiniband";
-  Findings findings;
-  for (const std::string& device : Entries(root)) {
-    const std::string ports = root + "/" + device + "/ports";
-    for (const std::string& port : Entries(ports)) {
-      const std::string folder = ports + "/" + port;
-      const std::string state = FirstLine(folder + "/state");  // "4: ACTIVE"
-      Finding finding{
-          fmt::format("rdma {} port {}", device, port), Verdict::kOk,
-          fmt::format("state {}, link layer {}, rate {}", state.empty() ? "unknown" : state,
-                      FirstLine(folder + "/link_layer"), FirstLine(folder + "/rate"))};
-      if (state.find("ACTIVE") == std::string::npos) {
-        finding.verdict = Verdict::kNote;
-        finding.remedy = "bring its link up; `rdma link show` has the state";
-      }
-      findings.push_back(finding);
-    }
-  }
-  if (findings.empty()) {
-    findings.push_back({"rdma", Verdict::kOk, "no RDMA device; data move over TCP"});
-  }
-  return findings;
-}
-
 Findings ProbeSettings(const ProbeOptions&) {
   const auto settings = SettingsFromEnvironment();
   if (settings.ok()) return {{"settings", Verdict::kOk, "GRADWIRE_* variables are well-formed"}};
@@ -198,9 +152,9 @@ Findings ProbeSettings(const ProbeOptions&) {
 
 Findings ProbeAll(const ProbeOptions& options) {
   Findings all;
-  for (const auto& probe :
-       {ProbeCpu, ProbeKernel, ProbeMemory, ProbeLimits, ProbeInterfaces, ProbeCongestion,
-        ProbePort, ProbeLoopback, ProbeHostName, ProbeRdma, ProbeSettings}) {
+  for (const auto& probe : {ProbeCpu, ProbeKernel, ProbeMemory, ProbeLimits, ProbeInterfaces,
+                            ProbeCongestion, ProbePort, ProbeLoopback, ProbeHostName, ProbeModules,
+                            ProbePackages, ProbeRdma, ProbeSettings}) {
     Findings found = probe(options);
     std::move(found.begin(), found.end(), std::back_inserter(all));
   }

@@ -5,6 +5,10 @@
 #include <string>
 #include <vector>
 
+#include "cli/doctor_command.h"
+#include "transport/rdma/interface.h"
+#include "transport/status.h"
+
 namespace gradwire::cli {
 
 enum class Verdict { kOk, kNote, kProblem };
@@ -21,9 +25,16 @@ using Findings = std::vector<Finding>;
 
 struct ProbeOptions {
   int port = 29500;  // of the rendezvous, to be bound for a moment
-  // Where the kernel's file systems are; tests put trees of their own here.
+  // Where the kernel's file systems are, and what /boot, /dev, /etc, /lib and the folders of
+  // programs lie beneath; tests put trees of their own here.
   std::string proc = "/proc";
   std::string sys = "/sys";
+  std::string root;
+  std::string release;  // of the kernel; empty: as `uname -r` says
+  std::vector<std::string> folders = ProgramFolders();
+  CommandRunner run = RunCommand;
+  // The ports as programs see them, through libibverbs.
+  std::function<absl::StatusOr<std::vector<rdma::Port>>()> list_ports = rdma::ListPorts;
 };
 
 // Processor model, cores and how many of them this process may use, vector instructions.
@@ -39,7 +50,11 @@ Findings ProbeCongestion(const ProbeOptions& options);
 Findings ProbePort(const ProbeOptions& options);
 Findings ProbeLoopback(const ProbeOptions& options);
 Findings ProbeHostName(const ProbeOptions& options);
-// RDMA devices with the state and link layer of each port.
+// The kernel modules that RDMA needs, and whether this kernel can have them at all.
+Findings ProbeModules(const ProbeOptions& options);
+// The packages that RDMA, its tools and `doctor --fix` need.
+Findings ProbePackages(const ProbeOptions& options);
+// RDMA devices, whether programs may open them, and state, MTU and GIDs of each port.
 Findings ProbeRdma(const ProbeOptions& options);
 // GRADWIRE_* variables of this process.
 Findings ProbeSettings(const ProbeOptions& options);

@@ -3,56 +3,14 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
-#include <filesystem>
-#include <fstream>
+#include "tests/unit/cli/doctor_tree.h"
 
 namespace gradwire::cli {
 namespace {
 
 using ::testing::HasSubstr;
 
-// A tree that stands in for /proc and /sys.
-class ProbesTest : public testing::Test {
- protected:
-  ProbesTest() {
-    root_ = testing::TempDir() + "probes_" +
-            testing::UnitTest::GetInstance()->current_test_info()->name();
-    options_.proc = root_ + "/proc";
-    options_.sys = root_ + "/sys";
-  }
-  ~ProbesTest() override { std::filesystem::remove_all(root_); }
-
-  void Write(const std::string& path, const std::string& text) {
-    const std::filesystem::path file = root_ + path;
-    std::filesystem::create_directories(file.parent_path());
-    std::ofstream(file) << text;
-  }
-
-  std::string root_;
-  ProbeOptions options_;
-};
-
-TEST_F(ProbesTest, NoRdmaDeviceIsSaidPlainly) {
-  const Findings findings = ProbeRdma(options_);
-  ASSERT_EQ(findings.size(), 1u);
-  EXPECT_EQ(findings[0].verdict, Verdict::kOk);
-  EXPECT_THAT(findings[0].detail, HasSubstr("no RDMA device"));
-}
-
-TEST_F(ProbesTest, RdmaPortsAreListedWithTheirState) {
-  const std::string device = "/sys/class/infiniband/mlx5_0/ports/";
-  Write(device + "1/state", "4: ACTIVE\n");
-  Write(device + "1/link_layer", "Ethernet\n");
-  Write(device + "1/rate", "100 Gb/sec (4X EDR)\n");
-  Write(device + "2/state", "1: DOWN\n");
-  const Findings findings = ProbeRdma(options_);
-  ASSERT_EQ(findings.size(), 2u);
-  EXPECT_EQ(findings[0].subject, "rdma mlx5_0 port 1");
-  EXPECT_EQ(findings[0].verdict, Verdict::kOk);
-  EXPECT_THAT(findings[0].detail, HasSubstr("ACTIVE, link layer Ethernet, rate 100 Gb/sec"));
-  EXPECT_EQ(findings[1].verdict, Verdict::kNote);
-  EXPECT_FALSE(findings[1].remedy.empty());
-}
+using ProbesTest = DoctorTest;
 
 TEST_F(ProbesTest, VectorInstructionsComeFromCpuinfo) {
   Write("/proc/cpuinfo", "processor : 0\nmodel name\t: Some CPU\nflags\t\t: fpu avx2 fma\n");
@@ -81,7 +39,8 @@ TEST_F(ProbesTest, LittleMemoryIsNoted) {
 }
 
 TEST_F(ProbesTest, EmptyTreesAreSurvived) {
-  for (const auto& probe : {ProbeCpu, ProbeMemory, ProbeCongestion, ProbeLimits, ProbeRdma}) {
+  for (const auto& probe : {ProbeCpu, ProbeMemory, ProbeCongestion, ProbeLimits, ProbeModules,
+                            ProbePackages, ProbeRdma}) {
     for (const Finding& finding : probe(options_)) {
       EXPECT_NE(finding.verdict, Verdict::kProblem) << finding.subject;
     }
