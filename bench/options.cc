@@ -72,6 +72,13 @@ void AddBytes(CLI::App& command, const std::string& names, int64_t& target, cons
   });
 }
 
+// A size as a user writes it.
+std::string Shown(int64_t bytes) {
+  if (bytes > 0 && bytes % (1 << 20) == 0) return fmt::format("{}M", bytes >> 20);
+  if (bytes > 0 && bytes % (1 << 10) == 0) return fmt::format("{}K", bytes >> 10);
+  return fmt::format("{}", bytes);
+}
+
 void AddNumber(CLI::App& command, const std::string& names, int64_t& target, int64_t low,
                int64_t high, const std::string& help) {
   AddText(command, names, help, fmt::format("{}", target),
@@ -118,10 +125,10 @@ absl::StatusOr<double> ParseBandwidth(const std::string& text) {
 
 }  // namespace
 
-void AddFlags(CLI::App& command, const CollectiveInfo& collective, Options& options) {
+void AddSweepFlags(CLI::App& command, Options& options) {
   AddBytes(command, "-b,--minbytes", options.min_bytes, "smallest size; K, M and G are binary",
-           "32M");
-  AddBytes(command, "-e,--maxbytes", options.max_bytes, "largest size", "32M");
+           Shown(options.min_bytes));
+  AddBytes(command, "-e,--maxbytes", options.max_bytes, "largest size", Shown(options.max_bytes));
   AddBytes(command, "-i,--stepbytes", options.step_bytes, "bytes between sizes", "1M");
   AddNumber(command, "-f,--stepfactor", options.step_factor, 1, 1 << 20,
             "factor between sizes, instead of -i; 1: off");
@@ -129,6 +136,15 @@ void AddFlags(CLI::App& command, const CollectiveInfo& collective, Options& opti
           [&options](const std::string& list) { options.sizes = ParseSizes(list); });
   AddNumber(command, "-n,--iters", options.iterations, 1, kMaxCalls, "timed calls per row");
   AddNumber(command, "-w,--warmup_iters", options.warmups, 0, kMaxCalls, "untimed calls per row");
+  AddNumber(command, "--ranks", options.ranks, 0, 4096,
+            "starts that many local ranks of this command; 0: be one rank of the job");
+}
+
+void AddFlags(CLI::App& command, const CollectiveInfo& collective, Options& options) {
+  AddSweepFlags(command, options);
+  command.add_option("-J,--output_file,--json", options.report_file,
+                     "writes the numbers as JSON too; an existing file is kept and the name gets a "
+                     "number");
   AddNumber(command, "-N,--run_cycles", options.cycles, 0, kMaxCalls,
             "repetitions of the whole sweep; 0: until stopped");
   AddNumber(command, "-c,--check", options.checks, 0, kMaxCalls,
@@ -172,12 +188,6 @@ void AddFlags(CLI::App& command, const CollectiveInfo& collective, Options& opti
             options.registered =
                 Bounded("--local_register", OrThrow(ParseInt(text), "--local_register"), 0, 1) == 1;
           });
-  command.add_option("-J,--output_file,--json", options.report_file,
-                     "writes the numbers as JSON too; an existing file is kept and the name gets a "
-                     "number");
-  AddNumber(command, "--ranks", options.ranks, 0, 4096,
-            "starts that many local ranks of this command; 0: be one rank of the job");
-
   if (collective.id != Collective::kAllReduce) {
     AddForeignFlags(command);
     return;

@@ -50,6 +50,8 @@ struct Options {
   int64_t ranks = 0;  // local ranks to start; 0: this process is one rank of a job, or alone
 };
 
+// Declares the flags that every benchmark has: sizes, iterations, local ranks.
+void AddSweepFlags(CLI::App& command, Options& options);
 // Declares the flags of `collective` on `command`; parsing writes to `options`, which outlives it.
 // nccl-tests' flags that mean nothing here are known, and refused with the reason unless they ask
 // for what is done anyway.

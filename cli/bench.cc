@@ -1,12 +1,9 @@
 // gradwire bench COLLECTIVE: measures collectives as nccl-tests does.
 #include <algorithm>
 #include <cstdio>
-#include <filesystem>
-#include <fstream>
 #include <memory>
 #include <optional>
 #include <string>
-#include <system_error>
 #include <vector>
 
 #include "bench/collective.h"
@@ -29,32 +26,6 @@ struct Request {
 void Print(const std::string& text) {
   std::fwrite(text.data(), 1, text.size(), stdout);
   std::fflush(stdout);  // a row is worth seeing as soon as it is there
-}
-
-// This process's command line.
-std::vector<std::string> CommandLine() {
-  std::ifstream file("/proc/self/cmdline");
-  std::vector<std::string> arguments;
-  for (std::string argument; std::getline(file, argument, '\0');) arguments.push_back(argument);
-  return arguments;
-}
-
-// Starts this very command once per rank; the ranks find themselves inside a job.
-int RunRanks(const Request& request) {
-  LocalJob job;
-  job.ranks = static_cast<int>(request.options.ranks);
-  job.command = CommandLine();
-  // The program by its file, wherever it was started from.
-  std::error_code error;
-  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
-  if (error || job.command.empty()) {
-    return ReportError(
-        InternalError("/proc does not tell this program's file; use gradwire launch"));
-  }
-  job.command[0] = program;
-  job.plain_rank0 = true;
-  const absl::StatusOr<int> code = RunLocalJob(job);
-  return code.ok() ? *code : ReportError(code.status());
 }
 
 // Every rank's device, which each rank tells the others.
@@ -109,7 +80,7 @@ int RunBench(Request& request) {
   const int64_t ranks = alone ? std::max<int64_t>(request.options.ranks, 1) : place->world_size;
   const absl::Status valid = bench::Validate(request.options, static_cast<int>(ranks));
   if (!valid.ok()) return ReportError(valid, alone ? -1 : place->rank);
-  if (alone && ranks > 1) return RunRanks(request);
+  if (alone && ranks > 1) return RunCommandLocally(static_cast<int>(ranks));
 
   // Before the others are met, so that a bad path costs nobody's time.
   std::optional<bench::Report> report;
@@ -141,15 +112,16 @@ int RunBench(Request& request) {
 }  // namespace
 
 void AddBench(CLI::App& root, Action& action) {
-  CLI::App* command = root.add_subcommand("bench", "measure a collective, in nccl-tests' format");
+  CLI::App* command =
+      root.add_subcommand("bench", "measure a collective or a link, in nccl-tests' format");
   command->require_subcommand(0, 1);
   command->callback([command] {
     if (!command->get_subcommands().empty()) return;
     std::string names;
     for (const bench::CollectiveInfo& collective : bench::AllCollectives()) {
-      names += fmt::format("{}{}", names.empty() ? "" : ", ", collective.name);
+      names += fmt::format("{}, ", collective.name);
     }
-    throw CLI::ValidationError("a collective is missing: " + names);
+    throw CLI::ValidationError("what to measure is missing: " + names + "write_bw");
   });
   for (const bench::CollectiveInfo& collective : bench::AllCollectives()) {
     CLI::App* subcommand = command->add_subcommand(
@@ -161,6 +133,7 @@ void AddBench(CLI::App& root, Action& action) {
     AddSettings(*subcommand, request->settings);
     subcommand->callback([&action, request] { action = [request] { return RunBench(*request); }; });
   }
+  AddWriteBandwidth(*command, action);
 }
 
 }  // namespace gradwire::cli

@@ -47,12 +47,19 @@ struct Job {
 // From here on a broken connection is an error value, never SIGPIPE.
 absl::StatusOr<Job> JoinJob(const Settings& settings);
 
+// This process's command line.
+std::vector<std::string> CommandLine();
+// Starts this very command once per local rank, which find themselves inside a job; returns the
+// exit code.
+int RunCommandLocally(int ranks);
+
 // Takes the program to launch out of `arguments` (the command line without the program's name),
 // so that its flags are never taken for ours. To be called before `arguments` are parsed.
 void AddLaunch(CLI::App& root, std::vector<std::string>& arguments, Action& action);
 void AddTrain(CLI::App& root, Action& action);
 void AddDemo(CLI::App& root, Action& action);
 void AddBench(CLI::App& root, Action& action);
+void AddWriteBandwidth(CLI::App& bench, Action& action);
 void AddRendezvous(CLI::App& root, Action& action);
 void AddConfig(CLI::App& root, Action& action);
 void AddDoctor(CLI::App& root, Action& action);

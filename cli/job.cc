@@ -1,4 +1,7 @@
 #include <csignal>
+#include <filesystem>
+#include <fstream>
+#include <system_error>
 
 #include "cli/command.h"
 
@@ -13,6 +16,30 @@ absl::StatusOr<Job> JoinJob(const Settings& settings) {
   GW_ASSIGN_OR_RETURN(job.world, JoinWorld(place, settings));
   GW_ASSIGN_OR_RETURN(job.communicator, Communicator::Create(*job.world, settings));
   return job;
+}
+
+std::vector<std::string> CommandLine() {
+  std::ifstream file("/proc/self/cmdline");
+  std::vector<std::string> arguments;
+  for (std::string argument; std::getline(file, argument, '\0');) arguments.push_back(argument);
+  return arguments;
+}
+
+int RunCommandLocally(int ranks) {
+  LocalJob job;
+  job.ranks = ranks;
+  job.command = CommandLine();
+  // The program by its file, wherever it was started from.
+  std::error_code error;
+  const std::filesystem::path program = std::filesystem::read_symlink("/proc/self/exe", error);
+  if (error || job.command.empty()) {
+    return ReportError(
+        InternalError("/proc does not tell this program's file; use gradwire launch"));
+  }
+  job.command[0] = program;
+  job.plain_rank0 = true;
+  const absl::StatusOr<int> code = RunLocalJob(job);
+  return code.ok() ? *code : ReportError(code.status());
 }
 
 }  // namespace gradwire::cli
