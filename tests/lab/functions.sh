@@ -40,14 +40,15 @@ lab_fail() {
 
 # --- Between the VMs ---
 
-# lab_post NAME TEXT: leaves TEXT for the other VMs; a NAME is used once.
+# lab_post NAME TEXT: leaves TEXT for the other VMs; a NAME is used once in a check.
 lab_post() {
-  printf '%s\n' "$2" >"/tmp/posted/.$1" && mv "/tmp/posted/.$1" "/tmp/posted/$1"
+  printf '%s\n' "$2" >"/tmp/posted/.new.$$" && mv "/tmp/posted/.new.$$" "/tmp/posted/${LAB_CHECK-}$1"
 }
 
 # lab_read VM NAME SECONDS: prints what VM posted, waiting for it.
 lab_read() {
-  lab_until "$3" timeout 5 wget -q -O "/tmp/read.$$" "http://$(lab_address "$1")/$2" 2>/dev/null ||
+  lab_until "$3" timeout 5 wget -q -O "/tmp/read.$$" \
+    "http://$(lab_address "$1")/${LAB_CHECK-}$2" 2>/dev/null ||
     { echo "lab: vm$1 has not posted '$2' within $3 s" >&2; return 1; }
   cat "/tmp/read.$$"
 }
@@ -83,7 +84,7 @@ lab_repair() {
 # lab_ranks WORLD COMMAND...: runs this VM's share of WORLD ranks, blocks of neighbours, each behind
 # "[rank] ". 0 when all of them ended with 0, else the code of one that did not. Each job has a port
 # of its own, so that none meets the last one's leftovers. The pid of a rank is in /tmp/pid.RANK.
-LAB_JOB=0
+LAB_JOB=${LAB_JOB:-0}
 lab_ranks() {
   lab_world=$1
   shift
@@ -112,9 +113,40 @@ lab_ranks() {
   return "$lab_result"
 }
 
+# lab_stop_ranks: kills what is left of the ranks on this VM.
+lab_stop_ranks() {
+  for lab_file in /tmp/pid.*; do
+    [ ! -f "$lab_file" ] || kill -KILL "$(cat "$lab_file")" 2>/dev/null
+  done
+  return 0
+}
+
 # --- The RDMA device's counters ---
 
-# lab_counter NAME: of rxe0. 'lab_counter sent_pkts' counts packets, request and answer alike.
+# lab_counter NAME: of rxe0. sent_pkts and rcvd_pkts are packets, requests and answers alike;
+# send_rnr_err are receiver-not-ready NAKs sent, rcvd_rnr_err those received.
 lab_counter() {
   cat "/sys/class/infiniband/rxe0/ports/1/hw_counters/$1"
+}
+
+# lab_mark: remembers the counters for what follows.
+lab_mark() {
+  lab_sent_before=$(lab_counter sent_pkts)
+  lab_rnr_before=$(($(lab_counter send_rnr_err) + $(lab_counter rcvd_rnr_err)))
+}
+# lab_rnr_naks: receiver-not-ready NAKs sent and received since lab_mark.
+lab_rnr_naks() {
+  echo $(($(lab_counter send_rnr_err) + $(lab_counter rcvd_rnr_err) - lab_rnr_before))
+}
+# lab_check_path PACKETS: what was done since lab_mark went the way it was to go: at least PACKETS
+# over rxe0 and no receiver-not-ready NAK with rdma, none over rxe0 with tcp.
+lab_check_path() {
+  lab_sent=$(($(lab_counter sent_pkts) - lab_sent_before))
+  case $LAB_TRANSPORT in
+    rdma)
+      [ "$lab_sent" -ge "$1" ] || lab_fail "only $lab_sent packets went over rxe0, not $1 or more"
+      [ "$(lab_rnr_naks)" -eq 0 ] || lab_fail "$(lab_rnr_naks) receiver-not-ready NAKs"
+      ;;
+    *) [ "$lab_sent" -eq 0 ] || lab_fail "$lab_sent packets went over rxe0, though it was to be tcp" ;;
+  esac
 }
