@@ -37,7 +37,6 @@ bool CarriesTraffic(unsigned long flags) {
   return (flags & kRouteUp) != 0 && (flags & kRouteReject) == 0;
 }
 
-// "Text" is a sentence of a finding as an error.
 absl::Status AsError(const Finding& finding) {
   return FailedPrecondition("{}: {}; {}", finding.subject, finding.detail, finding.remedy);
 }
@@ -127,8 +126,8 @@ absl::Status Run(const FixOptions& options, FixStep& step) {
   return absl::OkStatus();
 }
 
-// What still keeps `device` from being used.
-absl::Status CheckUsable(const ProbeOptions& options, const std::string& device) {
+// The active port of `device`, or what still keeps it from being used.
+absl::StatusOr<RdmaPort> FindUsable(const ProbeOptions& options, const std::string& device) {
   const std::vector<RdmaPort> ports = ListRdmaPorts(options);
   const auto active = std::find_if(ports.begin(), ports.end(), [&](const RdmaPort& port) {
     return port.device == device && port.active();
@@ -137,17 +136,26 @@ absl::Status CheckUsable(const ProbeOptions& options, const std::string& device)
     return FailedPrecondition("{} has no active port; `gradwire doctor` says more", device);
   }
   const Finding access = ProbeAccess(options, device);
-  return access.verdict == Verdict::kOk ? absl::OkStatus() : AsError(access);
+  if (access.verdict != Verdict::kOk) return AsError(access);
+  return *active;
 }
 
-absl::Status AwaitUsable(const FixOptions& options, const std::string& device) {
+// Waits for the device to come up, and says what it is good for.
+absl::Status AwaitUsable(const FixOptions& options, const FixPlan& plan) {
   const auto deadline = Clock::now() + options.ready_limit;
-  absl::Status status = CheckUsable(options.probe, device);
-  while (!status.ok() && Clock::now() < deadline) {
+  absl::StatusOr<RdmaPort> port = FindUsable(options.probe, plan.device);
+  while (!port.ok() && !plan.steps.empty() && Clock::now() < deadline) {
     std::this_thread::sleep_for(kLook);
-    status = CheckUsable(options.probe, device);
+    port = FindUsable(options.probe, plan.device);
   }
-  return status;
+  if (!port.ok()) return port.status();
+  options.say(fmt::format("{}{} is usable{}", plan.steps.empty() ? "nothing to do: " : "",
+                          plan.device, port->interface.empty() ? "" : " on " + port->interface));
+  if (port->iwarp) {
+    options.say(
+        "it is iWARP, for programs that connect by rdma_cm; Gradwire needs RoCE or InfiniBand");
+  }
+  return absl::OkStatus();
 }
 
 }  // namespace
@@ -186,7 +194,13 @@ std::string DefaultRouteInterface(const std::string& proc) {
 absl::StatusOr<FixPlan> PlanFix(const FixOptions& options) {
   const ProbeOptions& probe = options.probe;
   FixPlan plan;
-  const std::vector<RdmaPort> ports = ListRdmaPorts(probe);
+  std::vector<RdmaPort> ports = ListRdmaPorts(probe);
+  // An iWARP device is second best: it counts only where no better one can be made.
+  if (AtHand(FindModule(probe, "rdma_rxe"))) {
+    ports.erase(
+        std::remove_if(ports.begin(), ports.end(), [](const RdmaPort& port) { return port.iwarp; }),
+        ports.end());
+  }
   for (const RdmaPort& port : ports) {
     if (!port.active() || (!options.interface.empty() && port.interface != options.interface)) {
       continue;
@@ -226,12 +240,7 @@ FixReport Fix(const FixOptions& options) {
   }
   report.plan = *std::move(plan);
   const std::string& device = report.plan.device;
-  if (report.plan.steps.empty()) {
-    report.status = CheckUsable(options.probe, device);
-    if (report.status.ok()) options.say(fmt::format("nothing to do: {} is usable", device));
-    return report;
-  }
-  if (!options.root) {
+  if (!options.root && !report.plan.steps.empty()) {
     for (const FixStep& step : report.plan.steps) options.say("sudo " + step.Text());
     report.status = FailedPrecondition(
         "nothing was changed: making {} usable needs root; run the commands above, or "
@@ -243,11 +252,7 @@ FixReport Fix(const FixOptions& options) {
     report.status = Run(options, step);
     if (!report.status.ok()) return report;
   }
-  report.status = AwaitUsable(options, device);
-  if (report.status.ok()) {
-    options.say(fmt::format("{} is usable{}", device,
-                            report.plan.interface.empty() ? "" : " on " + report.plan.interface));
-  }
+  report.status = AwaitUsable(options, report.plan);
   return report;
 }
 

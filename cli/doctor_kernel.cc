@@ -91,7 +91,7 @@ const char* Describe(ModuleState state) {
     case ModuleState::kLeftOut:
       return "this kernel was built without it";
     case ModuleState::kHostDecides:
-      return "not loaded, and there are no modules here: the host's kernel decides";
+      return "not loaded, and nothing here tells whether the kernel can have it";
   }
   return "?";
 }

@@ -87,6 +87,11 @@ Finding ProbePortState(const ProbeOptions& options, const RdmaPort& port,
   if (!port.active()) {
     finding.verdict = Verdict::kNote;
     finding.remedy = InactiveRemedy(options, port);
+  } else if (port.iwarp) {
+    finding.verdict = Verdict::kNote;
+    finding.detail += "; iWARP, which has no write with immediate";
+    finding.remedy =
+        "Gradwire needs RoCE or InfiniBand; this serves programs that connect by rdma_cm";
   }
   return finding;
 }
@@ -171,6 +176,8 @@ bool InterfaceIsUp(const ProbeOptions& options, const std::string& interface) {
 std::vector<RdmaPort> ListRdmaPorts(const ProbeOptions& options) {
   std::vector<RdmaPort> ports;
   for (const std::string& device : Entries(options.sys + "/class/infiniband")) {
+    // "1: CA" for InfiniBand and RoCE, "4: RNIC" for iWARP.
+    const std::string type = FirstLine(DeviceFolder(options, device) + "/node_type");
     for (const int number : Numbers(DeviceFolder(options, device) + "/ports")) {
       RdmaPort port{.device = device, .number = number};
       const std::string folder = PortFolder(options, port);
@@ -178,6 +185,7 @@ std::vector<RdmaPort> ListRdmaPorts(const ProbeOptions& options) {
       port.link_layer = FirstLine(folder + "/link_layer");
       port.rate = FirstLine(folder + "/rate");
       port.interface = FirstLine(folder + "/gid_attrs/ndevs/0");
+      port.iwarp = type.find("RNIC") != std::string::npos;
       ports.push_back(std::move(port));
     }
   }

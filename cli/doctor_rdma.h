@@ -15,6 +15,8 @@ struct RdmaPort {
   std::string link_layer;  // "Ethernet", "InfiniBand"
   std::string rate;        // "2.5 Gb/sec (1X SDR)"
   std::string interface;   // that carries it; empty when unknown, as with InfiniBand
+  // iWARP cannot notify the receiver of a write, as Gradwire needs, and connects by rdma_cm only.
+  bool iwarp = false;
 
   bool active() const { return state.find("ACTIVE") != std::string::npos; }
 };

@@ -80,7 +80,7 @@ TEST_F(FixTest, ASecondRunFindsNothingToDo) {
   said_.clear();
   EXPECT_TRUE(RunFix().status.ok());
   EXPECT_THAT(ran_, IsEmpty());
-  EXPECT_THAT(said_, ElementsAre("nothing to do: rxe0 is usable"));
+  EXPECT_THAT(said_, ElementsAre("nothing to do: rxe0 is usable on eth0"));
   // Nor does a user without root have anything to do.
   fix_.root = false;
   EXPECT_TRUE(RunFix().status.ok());
@@ -108,6 +108,20 @@ TEST_F(FixTest, SiwServesWhereTheKernelHasNoRxe) {
   WriteModule("siw");
   EXPECT_THAT(Commands(), ElementsAre("modprobe ib_uverbs", "modprobe siw",
                                       "rdma link add siw0 type siw netdev eth0"));
+}
+
+TEST_F(FixTest, AnIWarpDeviceServesOnlyWhereRxeDoesNot) {
+  WriteDevice("siw0", "4: ACTIVE", "eth0", "uverbs7");
+  Write("/sys/class/infiniband/siw0/node_type", "4: RNIC\n");
+  WriteLoaded("ib_uverbs");
+  EXPECT_THAT(Commands(),
+              ElementsAre("modprobe rdma_rxe", "rdma link add rxe0 type rxe netdev eth0"));
+  std::filesystem::remove_all(root_ + "/sys/class/infiniband/rxe0");
+  std::filesystem::remove_all(root_ + "/sys/module/rdma_rxe");
+  std::filesystem::remove_all(root_ + "/lib/modules");
+  said_.clear();
+  EXPECT_THAT(Commands(), IsEmpty());
+  EXPECT_THAT(said_, ElementsAre("nothing to do: siw0 is usable on eth0", HasSubstr("iWARP")));
 }
 
 TEST_F(FixTest, AKernelWithNeitherIsNamedWithTheRemedy) {

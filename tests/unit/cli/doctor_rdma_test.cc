@@ -84,6 +84,14 @@ TEST_F(RdmaTest, AnInfiniBandPortWaitsForItsSubnetManager) {
   EXPECT_THAT(FindingAbout(ProbeRdma(options_), "rdma rxe0 port 1").remedy, HasSubstr("opensm"));
 }
 
+TEST_F(RdmaTest, AnIWarpPortIsSaidToBeOfNoUseToGradwire) {
+  WriteGoodDevice();
+  Write("/sys/class/infiniband/rxe0/node_type", "4: RNIC\n");
+  const Finding finding = FindingAbout(ProbeRdma(options_), "rdma rxe0 port 1");
+  EXPECT_EQ(finding.verdict, Verdict::kNote);
+  EXPECT_THAT(finding.detail, HasSubstr("iWARP"));
+}
+
 TEST_F(RdmaTest, APortWithoutGidsWantsAnAddress) {
   WriteInterface("eth0", true);
   WriteDevice("rxe0", "4: ACTIVE", "eth0");
