@@ -41,7 +41,13 @@ absl::Status AsError(const Finding& finding) {
   return FailedPrecondition("{}: {}; {}", finding.subject, finding.detail, finding.remedy);
 }
 
-absl::StatusOr<std::string> ChooseInterface(const FixOptions& options) {
+absl::Status Inactive(const ProbeOptions& options, const RdmaPort& port) {
+  return FailedPrecondition("{} is there already, but its port {} is in state {}: {}", port.device,
+                            port.number, port.state, InactiveRemedy(options, port));
+}
+
+absl::StatusOr<std::string> ChooseInterface(const FixOptions& options,
+                                            const std::vector<RdmaPort>& ports) {
   const ProbeOptions& probe = options.probe;
   std::vector<std::string> names = Entries(probe.sys + "/class/net");
   names.erase(std::remove(names.begin(), names.end(), "lo"), names.end());
@@ -49,6 +55,7 @@ absl::StatusOr<std::string> ChooseInterface(const FixOptions& options) {
   std::string chosen = options.interface;
   if (chosen.empty()) {
     chosen = DefaultRouteInterface(probe.proc);
+    if (chosen.empty() && !ports.empty()) return Inactive(probe, ports.front());
     if (chosen.empty()) {
       return FailedPrecondition(
           "no default route shows which interface to use; name one with --interface: {}", listed);
@@ -212,14 +219,10 @@ absl::StatusOr<FixPlan> PlanFix(const FixOptions& options) {
     return plan;
   }
 
-  GW_ASSIGN_OR_RETURN(plan.interface, ChooseInterface(options));
+  GW_ASSIGN_OR_RETURN(plan.interface, ChooseInterface(options, ports));
   for (const RdmaPort& port : ports) {
-    if (port.interface == plan.interface) {
-      return FailedPrecondition(
-          "{0} is on {1} already, but its port is in state {2}; `rdma link delete {0}` as root, or "
-          "repair the link of {1}",
-          port.device, port.interface, port.state);
-    }
+    // The kernel has room for one on an interface, and another would be down as well.
+    if (port.interface == plan.interface) return Inactive(probe, port);
   }
   GW_ASSIGN_OR_RETURN(const std::string driver, ChooseDriver(probe));
   GW_RETURN_IF_ERROR(LoadModule(probe, "ib_uverbs", plan));

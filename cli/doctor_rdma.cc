@@ -9,6 +9,7 @@
 #include <cerrno>
 #include <cstdlib>
 #include <iterator>
+#include <sstream>
 #include <system_error>
 
 #include "cli/doctor_files.h"
@@ -57,16 +58,6 @@ std::string VerbsFile(const ProbeOptions& options, const std::string& device) {
     if (FirstLine(folder + "/" + name + "/ibdev") == device) return name;
   }
   return "";
-}
-
-std::string InactiveRemedy(const ProbeOptions& options, const RdmaPort& port) {
-  if (!port.interface.empty() && !InterfaceIsUp(options, port.interface)) {
-    return fmt::format("interface {0} is down: `ip link set {0} up` as root", port.interface);
-  }
-  if (port.link_layer == "InfiniBand" && port.state.find("INIT") != std::string::npos) {
-    return "it waits for a subnet manager: `apt install opensm` on one host of the fabric";
-  }
-  return "look at the cable and the interface; `rdma link show` has the state";
 }
 
 Finding ProbePortState(const ProbeOptions& options, const RdmaPort& port,
@@ -134,9 +125,13 @@ Finding ProbeRdmaLink(const ProbeOptions& options, const std::string& tool) {
     return {"rdma link", Verdict::kNote, "`rdma link show` failed: " + reason,
             "`apt install iproute2`, in the version of this system's kernel"};
   }
-  std::string lines = result->output;
-  for (size_t at = 0; (at = lines.find('\n', at)) != std::string::npos;) lines.replace(at, 1, "; ");
-  return {"rdma link", Verdict::kOk, lines};
+  std::istringstream stream(result->output);
+  std::string links;
+  for (std::string line; std::getline(stream, line);) {
+    line.erase(line.find_last_not_of(' ') + 1);  // the tool ends lines with a blank
+    links += (links.empty() ? "" : "; ") + line;
+  }
+  return {"rdma link", Verdict::kOk, links};
 }
 
 // What a rank would use here, by the same rules.
@@ -171,6 +166,16 @@ bool InterfaceIsUp(const ProbeOptions& options, const std::string& interface) {
   // operstate is "unknown" for interfaces that cannot tell, such as lo and many virtual ones.
   const std::string state = FirstLine(folder + "/operstate");
   return (flags & kUp) != 0 && state != "down" && state != "lowerlayerdown";
+}
+
+std::string InactiveRemedy(const ProbeOptions& options, const RdmaPort& port) {
+  if (!port.interface.empty() && !InterfaceIsUp(options, port.interface)) {
+    return fmt::format("interface {0} is down: `ip link set {0} up` as root", port.interface);
+  }
+  if (port.link_layer == "InfiniBand" && port.state.find("INIT") != std::string::npos) {
+    return "it waits for a subnet manager: `apt install opensm` on one host of the fabric";
+  }
+  return "look at the cable and the interface; `rdma link show` has the state";
 }
 
 std::vector<RdmaPort> ListRdmaPorts(const ProbeOptions& options) {
@@ -229,7 +234,8 @@ Findings ProbePackages(const ProbeOptions& options) {
   };
   constexpr std::array kPackages = {
       Package{"rdma-core", "/usr/sbin/rdma-ndd", "names devices and loads their modules"},
-      Package{"ibverbs-providers", "/etc/libibverbs.d", "without it libibverbs sees no device"},
+      Package{"ibverbs-providers", "/etc/libibverbs.d",
+              "has the drivers of libibverbs, which sees no device without"},
       Package{"ibverbs-utils", "ibv_devinfo", "shows devices as programs see them"},
       Package{"perftest", "ib_write_bw", "measures RDMA without Gradwire, to compare with"},
       Package{"iproute2", "rdma", "makes and shows Soft-RoCE devices"},
@@ -283,7 +289,7 @@ Findings ProbeRdma(const ProbeOptions& options) {
     findings.push_back(ProbePortState(options, port, seen));
     findings.push_back(ProbeGids(options, port));
   }
-  findings.push_back(ProbeChoice(seen));
+  if (!seen.empty()) findings.push_back(ProbeChoice(seen));
   const std::string tool = FindProgram(options.folders, options.root, "rdma");
   if (!tool.empty()) findings.push_back(ProbeRdmaLink(options, tool));
   return findings;

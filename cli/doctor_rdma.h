@@ -22,6 +22,9 @@ struct RdmaPort {
 };
 std::vector<RdmaPort> ListRdmaPorts(const ProbeOptions& options);
 
+// How a port that is not active comes up.
+std::string InactiveRemedy(const ProbeOptions& options, const RdmaPort& port);
+
 // What keeps programs from opening the device, with what to do about it as remedy; verdict kOk when
 // nothing does.
 Finding ProbeAccess(const ProbeOptions& options, const std::string& device);

@@ -188,8 +188,15 @@ TEST_F(FixTest, ADeviceThatDoesNotComeUpIsAnError) {
   EXPECT_THAT(Error(), HasSubstr("rxe0 has no active port"));
   // And the next run does not make a second one on top.
   ran_.clear();
-  EXPECT_THAT(Error(), HasSubstr("rxe0 is on eth0 already"));
+  EXPECT_THAT(Error(), HasSubstr("rxe0 is there already, but its port 1 is in state 1: DOWN"));
   EXPECT_THAT(ran_, IsEmpty());
+}
+
+TEST_F(FixTest, ADeviceThatIsDownIsTheReasonWhereNoRouteIs) {
+  WriteDevice("rxe0", "1: DOWN", "eth0");
+  WriteInterface("eth0", false);
+  Write("/proc/net/route", kRouteHead);
+  EXPECT_THAT(Error(), HasSubstr("interface eth0 is down: `ip link set eth0 up`"));
 }
 
 TEST_F(FixTest, ADeviceWithoutADeviceFileIsNotUsable) {

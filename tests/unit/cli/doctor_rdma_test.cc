@@ -146,7 +146,7 @@ TEST_F(RdmaTest, ADeviceThatDoesNotOpenSaysWhy) {
 TEST_F(RdmaTest, TheRdmaToolIsQuotedOrItsFailureNoted) {
   WriteGoodDevice();
   WriteProgram("/usr/bin/rdma");
-  CommandResult result{0, "link rxe0/1 state ACTIVE\nlink rxe1/1 state DOWN"};
+  CommandResult result{0, "link rxe0/1 state ACTIVE \nlink rxe1/1 state DOWN "};
   options_.run = [&](const std::vector<std::string>& argv, std::chrono::milliseconds) {
     EXPECT_THAT(argv, testing::ElementsAre(root_ + "/usr/bin/rdma", "link", "show"));
     return result;
