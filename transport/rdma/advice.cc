@@ -63,6 +63,10 @@ std::string Advice(int error, Verb verb) {
       if (verb == Verb::kRegister) return "the range is not mapped, or the rights do not fit it";
       if (verb == Verb::kPost) return "the request or the state of its queue pair is not valid";
       return "";
+    case EIO:
+      return verb == Verb::kPoll
+                 ? "its completion queue overran or the device failed; see the kernel's log (dmesg)"
+                 : "see the kernel's log (dmesg)";
     case EFAULT:
       return verb == Verb::kRegister ? "the range is not mapped in this process" : "";
     case ETIMEDOUT:

@@ -99,7 +99,8 @@ void CompletionQueue::Acknowledge() {
 
 absl::StatusOr<int> CompletionQueue::Poll(std::span<ibv_wc> out) {
   const int taken = ibv_poll_cq(handle_.get(), static_cast<int>(out.size()), out.data());
-  if (taken < 0) return VerbsError(errno, Verb::kPoll, "take completions");
+  // Providers tell no more than that it failed: errno may be anything.
+  if (taken < 0) return VerbsError(EIO, Verb::kPoll, "take completions");
   return taken;
 }
 
