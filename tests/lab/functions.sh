@@ -6,6 +6,10 @@
 # Every VM runs the same script at the same time; what is put into /out reaches the host.
 . /lab/settings
 
+# busybox's shell would take its own, lesser programs of these names before those in PATH.
+ip() { /usr/bin/ip "$@"; }
+tc() { /usr/bin/tc "$@"; }
+
 # lab_address VM: its IPv4 address.
 lab_address() {
   echo "10.77.0.$(($1 + 1))"

@@ -1,8 +1,8 @@
 #!/bin/sh
 # Purpose: what the link gives, measured by programs that are not ours and by our own, in turns
 # within one boot, since only ratios of such figures mean anything on an emulated CPU. Prints
-# medians, and the CPU time that both VMs spent for a gigabyte that crossed the link one way, kernel
-# included. LAB_ROUNDS: turns; LAB_BYTES: size of a message and of a tensor. All samples are put into
+# medians, and the CPU time that both VMs together spent for a gigabyte on the link, with kernel and
+# start-up of the programs. LAB_ROUNDS: turns; LAB_BYTES: size of a message and of a tensor. All samples are put into
 # /out/performance.csv.
 . /lab/functions.sh
 
@@ -10,7 +10,7 @@
 rounds=${LAB_ROUNDS:-5}
 bytes=${LAB_BYTES:-1048576}
 [ -z "$LAB_QUICK" ] || rounds=${LAB_ROUNDS:-2}
-writes=24 # of `bytes` in a sample
+writes=32 # of `bytes` in a sample
 samples=/out/performance.csv
 echo 'method,round,gigabytes_per_second,cpu_seconds_per_gigabyte' >$samples
 
@@ -19,8 +19,12 @@ busy() {
   awk '/^cpu / { print $2 + $3 + $4 + $7 + $8 }' /proc/stat
 }
 
-# A method prints GB/s of one direction on the last line of vm0's output, and has $moved bytes cross
-# the link, both directions together.
+# sent: bytes that this VM has put on the link, headers included.
+sent() {
+  cat /sys/class/net/eth0/statistics/tx_bytes
+}
+
+# A method prints GB/s of one direction on the last line of vm0's output.
 perftest() { # FLAG...
   if [ "$LAB_RANK" = 0 ]; then
     lab_read 1 "$turn.listens" 60 >/dev/null || return 1
@@ -38,7 +42,7 @@ perftest() { # FLAG...
 iperf() {
   if [ "$LAB_RANK" = 0 ]; then
     lab_read 1 "$turn.listens" 60 >/dev/null || return 1
-    timeout 120 iperf3 -c "$(lab_address 1)" -n "$moved" -f m >/tmp/iperf 2>&1 || { cat /tmp/iperf; return 1; }
+    timeout 120 iperf3 -c "$(lab_address 1)" -n $((bytes * writes)) -f m >/tmp/iperf 2>&1 || { cat /tmp/iperf; return 1; }
     awk '/receiver/ { for (i = 2; i <= NF; i++) if ($i == "Mbits/sec") print $(i - 1) / 8000 }' /tmp/iperf
   else
     (lab_until 60 sh -c "netstat -ltn | grep -q ':5201 '" && lab_post "$turn.listens" 1) &
@@ -54,41 +58,40 @@ write_bw() { # TRANSPORT FLAG...
     sed -n 's/.*"bandwidth_gbps": *\([0-9.e-]*\).*/\1/p' /tmp/write.json
 }
 all_reduce() { # TRANSPORT
-  rm -f /tmp/reduce.json
   lab_ranks 2 gradwire bench allreduce --transport "$1" --sizes "$bytes" -n "$((writes / 2))" -c 0 -a 3 \
     >/tmp/reduce 2>&1 || { cat /tmp/reduce; return 1; }
-  # busbw, in place: with two ranks what crosses the link each way.
-  [ "$LAB_RANK" != 0 ] || awk -v size="$bytes" '$2 == size { print $13 }' /tmp/reduce
+  # In place; with two ranks the tensor's size crosses the link each way. Behind "[0]": size, count,
+  # type, redop, root, four columns out of place, then the microseconds.
+  [ "$LAB_RANK" != 0 ] || awk -v size="$bytes" '$2 == size { print size / $11 / 1000 }' /tmp/reduce
 }
 
-# sample METHOD WAYS BYTES-MOVED COMMAND...
+# sample METHOD DIRECTIONS COMMAND...
 sample() {
-  method=$1 ways=$2 moved=$3
-  shift 3
+  method=$1 ways=$2
+  shift 2
   turn=$method.$round
   lab_barrier "$turn.begin" 120 || exit 1
-  before=$(busy)
+  busy_before=$(busy) sent_before=$(sent)
   "$@" >/tmp/sample || { cat /tmp/sample; lab_fail "$method failed"; }
-  lab_post "$turn.busy" $(($(busy) - before))
-  theirs=$(lab_read $((1 - LAB_RANK)) "$turn.busy" 120) || exit 1
+  mine="$(($(busy) - busy_before)) $(($(sent) - sent_before))"
+  lab_post "$turn.cost" "$mine"
+  theirs=$(lab_read $((1 - LAB_RANK)) "$turn.cost" 120) || exit 1
   [ "$LAB_RANK" = 0 ] || return 0
   speed=$(tail -n 1 /tmp/sample)
   case $speed in [0-9]*) ;; *) cat /tmp/sample; lab_fail "$method gave no figure" ;; esac
-  mine=$(lab_read 0 "$turn.busy" 10)
-  awk -v m="$method" -v r="$round" -v s="$speed" -v ticks=$((mine + theirs)) -v b="$moved" \
-    'BEGIN { printf "%s,%d,%.5f,%.1f\n", m, r, s, ticks / 100 / (b / 1e9) }' | tee -a $samples
+  echo "$mine $theirs" | awk -v m="$method" -v r="$round" -v s="$speed" \
+    '{ printf "%s,%d,%.5f,%.1f\n", m, r, s, ($1 + $3) / 100 / (($2 + $4) / 1e9) }' | tee -a $samples
 }
 
-once=$((bytes * writes))
 for round in $(seq "$rounds"); do
-  sample ib_write_bw 1 "$once" perftest
-  sample write_bw_rdma 1 "$once" write_bw rdma
-  sample write_bw_tcp 1 "$once" write_bw tcp
-  sample iperf3 1 "$once" iperf
-  sample ib_write_bw_both 2 $((2 * once)) perftest -b
-  sample write_bw_rdma_both 2 $((2 * once)) write_bw rdma --bidirectional
-  sample allreduce_rdma 2 "$once" all_reduce rdma
-  sample allreduce_tcp 2 "$once" all_reduce tcp
+  sample ib_write_bw 1 perftest
+  sample write_bw_rdma 1 write_bw rdma
+  sample write_bw_tcp 1 write_bw tcp
+  sample iperf3 1 iperf
+  sample ib_write_bw_both 2 perftest -b
+  sample write_bw_rdma_both 2 write_bw rdma --bidirectional
+  sample allreduce_rdma 2 all_reduce rdma
+  sample allreduce_tcp 2 all_reduce tcp
 done
 [ "$LAB_RANK" = 0 ] || exit 0
 
@@ -99,7 +102,7 @@ median() {
 }
 echo
 echo "medians of $rounds turns, $bytes bytes a message; GB/s of one direction"
-printf '%-20s %10s %18s\n' method GB/s 'CPU s per GB moved'
+printf '%-20s %10s %18s\n' method GB/s 'CPU s per GB sent'
 cut -d , -f 1 $samples | tail -n +2 | awk '!seen[$0]++' | while read -r method; do
   printf '%-20s %10.5f %18.1f\n' "$method" "$(median "$method" 3)" "$(median "$method" 4)"
 done
