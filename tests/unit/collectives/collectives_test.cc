@@ -20,7 +20,7 @@ using ::testing::HasSubstr;
 
 Settings TestSettings() {
   Settings settings;
-  settings.transport = "tcp";
+  settings.transport = TEST_TRANSPORT;
   settings.op_timeout = std::chrono::seconds(30);
   settings.slice_bytes = 16 << 10;
   return settings;
