@@ -6,7 +6,7 @@
 
 [ "$LAB_TRANSPORT" = rdma ] || { echo 'nothing to be counted over TCP'; exit 0; }
 lab_mark
-lab_ranks "$LAB_VMS" gradwire bench allreduce --sizes 64K,1M -n 3 -c 1 --slots 2 --slice-bytes 4K \
+lab_ranks "$LAB_VMS" gradwire bench allreduce --sizes 64K,256K -n 3 -c 1 --slots 2 --slice-bytes 4K \
   --transport rdma || lab_fail 'few slots: a rank failed'
 lab_ranks "$LAB_VMS" gradwire bench all_gather --sizes 8,1K,256K -n 20 -c 1 --transport rdma ||
   lab_fail 'all_gather: a rank failed'
