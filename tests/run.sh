@@ -1,29 +1,34 @@
 #!/usr/bin/env bash
-# Builds Gradwire and runs all its tests: unit and integration tests of the release build, then of
-# the AddressSanitizer and ThreadSanitizer builds; formatting and shell scripts are checked too.
-#   tests/run.sh [--quick] [--only release|asan|tsan] [--no-install]
-# --quick leaves the sanitizer builds out. Logs are written to build/logs. The last line is the sum
-# of all test runs, "N passed, N failed"; the exit code is 0 only when nothing failed.
+# Builds Gradwire and runs all its tests: unit and integration tests of the release build, checks
+# over RDMA between virtual machines (tests/lab), then the tests of the AddressSanitizer and
+# ThreadSanitizer builds; formatting and shell scripts are checked too.
+#   tests/run.sh [--quick] [--only release|lab|asan|tsan] [--no-install]
+# --quick leaves the sanitizer builds out and shortens the lab. Logs are written to build/logs. The
+# last line is the sum of all test runs, "N passed, N failed"; the exit code is 0 only when nothing
+# failed. What this machine cannot run is counted as skipped, with the reason.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 
 usage() {
-  sed -n '2,6s/^# \{0,1\}//p' "$0"
+  sed -n '2,8s/^# \{0,1\}//p' "$0"
 }
 misuse() {
   echo "tests/run.sh: $1 (see tests/run.sh --help)" >&2
   exit 2
 }
 
-builds=(release asan tsan)
-install=1
+parts=(release lab asan tsan)
+install=1 quick=''
 while [ $# -gt 0 ]; do
   case $1 in
-    --quick) builds=(release) ;;
+    --quick)
+      parts=(release lab)
+      quick=--quick
+      ;;
     --only)
       case ${2-} in
-        release | asan | tsan) builds=("$2") ;;
-        *) misuse "--only takes release, asan or tsan" ;;
+        release | lab | asan | tsan) parts=("$2") ;;
+        *) misuse "--only takes release, lab, asan or tsan" ;;
       esac
       shift
       ;;
@@ -150,10 +155,35 @@ run_build() {
   note "$name" "$((all - bad)) passed, $bad failed (built in ${built} s, tested in $((SECONDS - begin - built)) s)"
 }
 
+# The checks between virtual machines, with the programs of the release build.
+run_lab() {
+  local begin=$SECONDS code line
+  say "Lab: virtual machines with Soft-RoCE (log in build/logs/lab.log)"
+  if [ ! -x build/release/bin/gradwire ]; then
+    count 'lab (no release build)' 1
+    return
+  fi
+  tests/lab/check.sh $quick 2>&1 | tee "$logs/lab.log"
+  code=${PIPESTATUS[0]}
+  if [ "$code" -eq 77 ]; then
+    skip lab "$(grep -m 1 -o 'SKIPPED.*' "$logs/lab.log" || echo 'see build/logs/lab.log')"
+    return
+  fi
+  line=$(grep -E '^[0-9]+ passed, [0-9]+ failed$' "$logs/lab.log" | tail -n 1)
+  if [ -z "$line" ]; then
+    count lab 1
+    return
+  fi
+  passed=$((passed + ${line%% *}))
+  line=${line#*, }
+  failed=$((failed + ${line%% *}))
+  note lab "$(grep -E '^[0-9]+ passed, [0-9]+ failed$' "$logs/lab.log" | tail -n 1) ($((SECONDS - begin)) s)"
+}
+
 # In one group, which the shell reads whole: this file may change while the tests run.
 {
-  for name in "${builds[@]}"; do
-    run_build "$name"
+  for name in "${parts[@]}"; do
+    if [ "$name" = lab ]; then run_lab; else run_build "$name"; fi
   done
 
   say "Summary after $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s"
