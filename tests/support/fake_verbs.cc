@@ -283,8 +283,8 @@ std::atomic<bool> fork_is_safe{false};
 }  // namespace
 
 DeviceObject::DeviceObject(FakeDevice what) : ibv_device{}, description(std::move(what)) {
-  node_type = IBV_NODE_CA;
-  transport_type = IBV_TRANSPORT_IB;
+  node_type = description.iwarp ? IBV_NODE_RNIC : IBV_NODE_CA;
+  transport_type = description.iwarp ? IBV_TRANSPORT_IWARP : IBV_TRANSPORT_IB;
   std::snprintf(ibv_device::name, sizeof(ibv_device::name), "%s", description.name.c_str());
   std::snprintf(dev_name, sizeof(dev_name), "uverbs_%.50s", description.name.c_str());
 }

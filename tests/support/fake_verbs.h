@@ -35,6 +35,7 @@ struct FakePort {
 struct FakeDevice {
   std::string name = "fake0";
   std::vector<FakePort> ports = {FakePort{}};
+  bool iwarp = false;
   bool has_shared_receive_queues = true;
   int max_inline_bytes = 512;
   int max_requests = 16384;       // per queue

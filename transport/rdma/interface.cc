@@ -84,7 +84,15 @@ absl::Status NothingUsable(std::span<const Port* const> fitting, const absl::Sta
 }
 
 // Fills in one device's ports, or one entry that says why it has none.
-void AddPorts(const char* name, std::vector<Port>& ports) {
+void AddPorts(const ibv_device& which, const char* name, std::vector<Port>& ports) {
+  if (which.transport_type == IBV_TRANSPORT_IWARP) {
+    ports.push_back({.device = name,
+                     .port = 0,
+                     .problem = fmt::format("{} speaks iWARP, which has no write with immediate; a "
+                                            "RoCE or InfiniBand device is needed",
+                                            name)});
+    return;
+  }
   absl::StatusOr<Device> device = Device::Open(name);
   if (!device.ok()) {
     ports.push_back({.device = name, .port = 0, .problem = Message(device.status())});
@@ -171,7 +179,7 @@ absl::StatusOr<std::vector<Port>> ListPorts() {
   }
   const std::unique_ptr<ibv_device*, void (*)(ibv_device**)> owner(list, ibv_free_device_list);
   for (ibv_device* device : std::span(list, static_cast<size_t>(count))) {
-    AddPorts(ibv_get_device_name(device), ports);
+    AddPorts(*device, ibv_get_device_name(device), ports);
   }
   return ports;
 }

@@ -173,6 +173,21 @@ TEST(ListPortsTest, ReadsEveryPortOfEveryDevice) {
   EXPECT_EQ(test::GetFakeCounters().alive.total(), 0);
 }
 
+TEST(ListPortsTest, DevicesWithoutWriteWithImmediateAreNotUsed) {
+  test::ResetFakeVerbs();
+  test::FakeDevice iwarp;
+  iwarp.name = "siw0";
+  iwarp.iwarp = true;
+  test::SetFakeDevices({iwarp});
+  const auto ports = ListPorts();
+  ASSERT_TRUE(ports.ok()) << ports.status();
+  EXPECT_THAT(Message(ChoosePort(*ports, Settings(), "").status()), HasSubstr("siw0 speaks iWARP"));
+  // Beside one that can, it is passed over.
+  test::SetFakeDevices({iwarp, test::FakeDevice()});
+  EXPECT_EQ(ChoosePort(*ListPorts(), Settings(), "")->device, "fake0");
+  test::ResetFakeVerbs();
+}
+
 TEST(ListPortsTest, TellsADeviceThatCannotBeReadFromNone) {
   test::ResetFakeVerbs();
   test::SetFakeDevices({});
