@@ -139,7 +139,7 @@ check_lab() {
     checks 2 --env LAB_WORLDS='2 3' --env LAB_ROUNDS=1 -- devices:rdma:60 collectives:rdma:180 \
       training:rdma:90 rnr:rdma:120 examples:rdma:180 faults:rdma:180 loss:rdma:120 performance:rdma:180
   else
-    checks 2 -- devices:rdma:60 collectives:rdma:300 collectives:tcp:200 training:rdma:120 \
+    checks 2 --env LAB_ROUNDS=3 -- devices:rdma:60 collectives:rdma:300 collectives:tcp:200 training:rdma:120 \
       rnr:rdma:120 examples:rdma:240 faults:rdma:300 faults:tcp:300 loss:rdma:180 loss:tcp:180 \
       performance:rdma:400
     checks 3 --env LAB_WORLDS='3 4' -- devices:rdma:90 collectives:rdma:300 training:rdma:180 \

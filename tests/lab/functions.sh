@@ -142,10 +142,14 @@ lab_mark() {
 lab_rnr_naks() {
   echo $(($(lab_counter send_rnr_err) + $(lab_counter rcvd_rnr_err) - lab_rnr_before))
 }
+# lab_packets: packets sent over rxe0 since lab_mark.
+lab_packets() {
+  echo $(($(lab_counter sent_pkts) - lab_sent_before))
+}
 # lab_check_path PACKETS: what was done since lab_mark went the way it was to go: at least PACKETS
 # over rxe0 and no receiver-not-ready NAK with rdma, none over rxe0 with tcp.
 lab_check_path() {
-  lab_sent=$(($(lab_counter sent_pkts) - lab_sent_before))
+  lab_sent=$(lab_packets)
   case $LAB_TRANSPORT in
     rdma)
       [ "$lab_sent" -ge "$1" ] || lab_fail "only $lab_sent packets went over rxe0, not $1 or more"

@@ -6,6 +6,7 @@
 # tools (changes with the installed packages), programs (changes with our builds) and the run's own
 # (scripts and settings). The first two are kept under a name made of their content. None is
 # compressed: an emulated CPU unpacks slower than the host copies.
+image_folder=$(dirname "${BASH_SOURCE[0]}")
 
 # Modules the guests load, in this order, each after what it depends on.
 lab_modules=(virtio_pci virtio_console virtio_net virtio-rng rdma_rxe ib_uverbs rdma_ucm sch_netem)
@@ -42,12 +43,12 @@ archive() {
 }
 
 # forget_others KEPT PATTERN...: removes what earlier runs kept under other names, unless it is so
-# new that another run may be using it.
+# new that a run with another build may want it again.
 forget_others() {
   local kept=$1 path
   shift
   for path in "$@"; do
-    [ "$path" = "$kept" ] || [ ! -e "$path" ] || find "$path" -maxdepth 0 -mmin +60 -exec rm -rf {} +
+    [ "$path" = "$kept" ] || [ ! -e "$path" ] || find "$path" -maxdepth 0 -mmin +10 -exec rm -rf {} +
   done
 }
 
@@ -127,8 +128,8 @@ make_kernel() {
 make_tools() {
   local cache=$1 kernel=$2 key tools tree path file
   key=$({
-    sed 's/#.*//' "$lab/packages.txt" | xargs dpkg-query -W libc6
-    cat "$kernel/modules.order" "$lab/image.sh"
+    sed 's/#.*//' "$image_folder/packages.txt" | xargs dpkg-query -W libc6
+    cat "$kernel/modules.order" "$image_folder/image.sh"
   } | sha256sum | cut -c 1-12)
   tools=$cache/tools-$key.cpio
   if [ ! -f "$tools" ]; then
@@ -170,7 +171,7 @@ make_programs() {
   shift
   all=$(libraries "$@") || return 1
   # shellcheck disable=SC2086  # the list is split on purpose
-  key=$({ printf '%s\n' "$@"; cat "$lab/image.sh" "$@" $all; } | sha256sum | cut -c 1-12)
+  key=$({ printf '%s\n' "$@"; cat "$image_folder/image.sh" "$@" $all; } | sha256sum | cut -c 1-12)
   programs=$cache/programs-$key.cpio
   if [ ! -f "$programs" ]; then
     say 'Making the image of programs'

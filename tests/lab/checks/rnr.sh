@@ -11,7 +11,7 @@ lab_ranks "$LAB_VMS" gradwire bench allreduce --sizes 64K,256K -n 3 -c 1 --slots
 lab_ranks "$LAB_VMS" gradwire bench all_gather --sizes 8,1K,256K -n 20 -c 1 --transport rdma ||
   lab_fail 'all_gather: a rank failed'
 naks=$(lab_rnr_naks)
-echo "RNR NAKs sent or received, and packets: $naks, $(($(lab_counter sent_pkts) - lab_sent_before))"
+echo "RNR NAKs sent or received, and packets: $naks, $(lab_packets)"
 lab_check_path 1000
 [ "$LAB_VMS" = 2 ] || exit 0
 lab_barrier counted 120 || exit 1
