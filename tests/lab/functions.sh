@@ -27,6 +27,12 @@ lab_gid() {
   printf '0000:0000:0000:0000:0000:ffff:0a4d:00%02x\n' $((LAB_RANK + 1))
 }
 
+# lab_gid_index: where the device has it; nothing when it does not.
+lab_gid_index() {
+  lab_gid_file=$(grep -il "$(lab_gid)" /sys/class/infiniband/rxe0/ports/1/gids/* 2>/dev/null | head -n 1)
+  [ -n "$lab_gid_file" ] && basename "$lab_gid_file"
+}
+
 # lab_until SECONDS COMMAND...: repeats COMMAND until it succeeds; 1 when it never did.
 lab_until() {
   lab_end=$(($(cut -d . -f 1 /proc/uptime) + $1))

@@ -15,12 +15,12 @@ for writer in $(seq 1 $((LAB_VMS - 1))); do
   if [ "$LAB_RANK" = 0 ]; then
     lab_mark
     (lab_until 30 sh -c "netstat -ltn | grep -q ':$port '" && lab_post "listens.$writer" 1) &
-    timeout 60 ib_write_bw -d rxe0 -x 1 -F -p "$port" -s 65536 -n 50 >/tmp/perftest 2>&1 ||
+    timeout 60 ib_write_bw -d rxe0 -x "$LAB_GID_INDEX" -F -p "$port" -s 65536 -n 50 >/tmp/perftest 2>&1 ||
       lab_fail "ib_write_bw as the server: $(cat /tmp/perftest)"
     [ "$(($(lab_counter rcvd_pkts)))" -ge 800 ] || lab_fail 'the writes did not come over rxe0'
   elif [ "$LAB_RANK" = "$writer" ]; then
     lab_read 0 "listens.$writer" 60 >/dev/null || exit 1
-    timeout 60 ib_write_bw -d rxe0 -x 1 -F -p "$port" -s 65536 -n 50 "$(lab_address 0)" >/tmp/perftest 2>&1 ||
+    timeout 60 ib_write_bw -d rxe0 -x "$LAB_GID_INDEX" -F -p "$port" -s 65536 -n 50 "$(lab_address 0)" >/tmp/perftest 2>&1 ||
       lab_fail "ib_write_bw as the client: $(cat /tmp/perftest)"
     grep '^ 65536' /tmp/perftest
   fi

@@ -28,14 +28,14 @@ sent() {
 perftest() { # FLAG...
   if [ "$LAB_RANK" = 0 ]; then
     lab_read 1 "$turn.listens" 60 >/dev/null || return 1
-    timeout 120 ib_write_bw -d rxe0 -x 1 -F -s "$bytes" -n "$writes" "$@" "$(lab_address 1)" >/tmp/perftest 2>&1 ||
+    timeout 120 ib_write_bw -d rxe0 -x "$LAB_GID_INDEX" -F -s "$bytes" -n "$writes" "$@" "$(lab_address 1)" >/tmp/perftest 2>&1 ||
       { cat /tmp/perftest; return 1; }
     # MiB/s, of both directions together when there are two.
     awk -v size="$bytes" -v ways="$ways" '$1 == size { print $4 * 1048576 / 1e9 / ways }' /tmp/perftest
   else
     rm -f /tmp/serving
     (lab_until 60 sh -c "netstat -ltn | grep -q ':18515 '" && lab_post "$turn.listens" 1) &
-    timeout 120 ib_write_bw -d rxe0 -x 1 -F -s "$bytes" -n "$writes" "$@" >/tmp/perftest 2>&1 ||
+    timeout 120 ib_write_bw -d rxe0 -x "$LAB_GID_INDEX" -F -s "$bytes" -n "$writes" "$@" >/tmp/perftest 2>&1 ||
       { cat /tmp/perftest; return 1; }
   fi
 }
