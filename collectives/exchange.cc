@@ -178,9 +178,15 @@ absl::Status Exchange::Explain(absl::Status error) {
   OperationReport report{number_, key_.Describe(),
                          waiting_for_ < 0 ? "" : fmt::format("rank {}", waiting_for_)};
   const auto diagnosis = world_.Diagnose(report, Message(error));
+  const std::string late =
+      fmt::format("{}: timed out after {:.1f} s (--op-timeout) waiting for {}", what,
+                  static_cast<double>(settings_.op_timeout.count()) / 1e3,
+                  waiting_for_ < 0 ? "its peers" : Who(waiting_for_));
   if (!diagnosis.ok()) {
     if (absl::Status failed = world_.failure(); !failed.ok()) return Annotate(failed, what);
-    return Annotate(error, what);
+    // The rendezvous itself is silent: with its rank frozen, nobody else can tell.
+    return timeout ? DeadlineExceeded("{}; {}", late, Message(diagnosis.status()))
+                   : Annotate(error, what);
   }
 
   // Ranks by what they do; those that did not answer by how long they have been silent.
@@ -208,11 +214,7 @@ absl::Status Exchange::Explain(absl::Status error) {
   if (absl::IsAborted(error) && !absent.empty()) {
     return DeadlineExceeded("{}: given up{}", what, absent);
   }
-  if (timeout) {
-    return DeadlineExceeded("{}: timed out after {:.1f} s (--op-timeout) waiting for {}{}", what,
-                            static_cast<double>(settings_.op_timeout.count()) / 1e3,
-                            waiting_for_ < 0 ? "its peers" : Who(waiting_for_), absent);
-  }
+  if (timeout) return DeadlineExceeded("{}{}", late, absent);
   return Annotate(error, what);
 }
 

@@ -69,6 +69,6 @@ fault killed KILL $last
 fault frozen STOP $last --op-timeout 6s
 [ -n "$LAB_QUICK" ] || {
   fault killed-first KILL 0 # it hosts the rendezvous
-  # Nobody else gathers who is late, so the others have its heartbeats to go by.
-  fault frozen-first STOP 0 --heartbeat-timeout 6s
+  # Nobody else gathers who is late.
+  fault frozen-first STOP 0 --op-timeout 6s
 }
