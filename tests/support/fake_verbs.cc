@@ -1,23 +1,24 @@
-// The functions of libibverbs as fake_verbs.h promises them. Declarations are the library's own;
-// those that it hides behind macros are defined under their exported names.
+// The control functions of libibverbs as fake_verbs.h promises them: devices, domains, memory,
+// channels, completion queues and events. Declarations are the library's own; those that it hides
+// behind macros are defined under their exported names.
 #include "tests/support/fake_verbs.h"
 
 #include <arpa/inet.h>
-#include <sys/eventfd.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <atomic>
 #include <cerrno>
 #include <cstddef>
+#include <cstdint>
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
-#include <iterator>
 #include <memory>
-#include <mutex>
+#include <string>
 #include <utility>
 
+#include "tests/support/fake_calls.h"
 #include "tests/support/fake_fabric.h"
 
 #undef ibv_query_port
@@ -28,34 +29,6 @@
 namespace gradwire::test {
 namespace {
 
-constexpr uint32_t kMax24Bits = (1u << 24) - 1;
-constexpr uint32_t kMaxPieces = 16;
-constexpr int kMaxReads = 16;
-
-using Lock = std::lock_guard<std::mutex>;
-
-// The functions that return an errno value end with this when a failure was armed.
-#define FAKE_FAIL_IF_ARMED(function)                                         \
-  do {                                                                       \
-    if (const int armed = Fabric::Get().TakeFailure(function); armed != 0) { \
-      errno = armed;                                                         \
-      return armed;                                                          \
-    }                                                                        \
-  } while (false)
-
-std::nullptr_t Null(int error) {
-  errno = error;
-  return nullptr;
-}
-
-// For the functions that return -1 and set errno.
-int Minus(int error) {
-  errno = error;
-  return -1;
-}
-
-int EventFd() { return eventfd(0, EFD_CLOEXEC | EFD_SEMAPHORE); }
-
 void ToGid(const std::string& address, ibv_gid& gid) {
   gid = {};
   if (inet_pton(AF_INET, address.c_str(), gid.raw + 12) == 1) {
@@ -63,11 +36,6 @@ void ToGid(const std::string& address, ibv_gid& gid) {
   } else {
     inet_pton(AF_INET6, address.c_str(), gid.raw);
   }
-}
-
-const FakePort* FindPort(ibv_context* context, uint32_t number) {
-  const auto& ports = static_cast<Context*>(context)->object().description.ports;
-  return number >= 1 && number <= ports.size() ? &ports[number - 1] : nullptr;
 }
 
 int TableLength(const FakePort& port) {
@@ -82,194 +50,6 @@ void FillEntry(const FakePort& port, uint32_t number, const FakeGid& gid, ibv_gi
   entry.gid_index = static_cast<uint32_t>(gid.index);
   entry.port_num = number;
   entry.gid_type = static_cast<uint32_t>(port.ethernet ? gid.type : IBV_GID_TYPE_IB);
-}
-
-// The attributes that each transition of a reliable connection needs and those that it allows
-// beside them: ibv_modify_qp(3).
-struct Transition {
-  ibv_qp_state from;
-  ibv_qp_state to;
-  int needed;
-  int allowed;
-};
-constexpr Transition kTransitions[] = {
-    {IBV_QPS_RESET, IBV_QPS_INIT, IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS, 0},
-    {IBV_QPS_INIT, IBV_QPS_INIT, 0, IBV_QP_PKEY_INDEX | IBV_QP_PORT | IBV_QP_ACCESS_FLAGS},
-    {IBV_QPS_INIT, IBV_QPS_RTR,
-     IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN | IBV_QP_RQ_PSN | IBV_QP_MAX_DEST_RD_ATOMIC |
-         IBV_QP_MIN_RNR_TIMER,
-     IBV_QP_PKEY_INDEX | IBV_QP_ACCESS_FLAGS | IBV_QP_ALT_PATH},
-    {IBV_QPS_RTR, IBV_QPS_RTS,
-     IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY | IBV_QP_SQ_PSN | IBV_QP_MAX_QP_RD_ATOMIC,
-     IBV_QP_ACCESS_FLAGS | IBV_QP_MIN_RNR_TIMER | IBV_QP_ALT_PATH | IBV_QP_PATH_MIG_STATE},
-    {IBV_QPS_RTS, IBV_QPS_RTS, 0, IBV_QP_ACCESS_FLAGS | IBV_QP_MIN_RNR_TIMER},
-};
-
-bool Allowed(ibv_qp_state from, ibv_qp_state to, int mask) {
-  const int others = mask & ~(IBV_QP_STATE | IBV_QP_CUR_STATE);
-  if (to == IBV_QPS_RESET || to == IBV_QPS_ERR) return others == 0;
-  return std::any_of(std::begin(kTransitions), std::end(kTransitions), [&](const auto& row) {
-    return row.from == from && row.to == to && (others & row.needed) == row.needed &&
-           (others & ~(row.needed | row.allowed)) == 0;
-  });
-}
-
-// Whether the values that `mask` names are ones that this device takes.
-bool ValuesFit(ibv_context* context, const ibv_qp_attr& now, const ibv_qp_attr& next, int mask) {
-  const uint8_t number = (mask & IBV_QP_PORT) != 0 ? next.port_num : now.port_num;
-  const FakePort* port = FindPort(context, number);
-  if (port == nullptr) return false;
-  if ((mask & IBV_QP_AV) != 0) {
-    const ibv_ah_attr& address = next.ah_attr;
-    if (address.port_num != number || (port->ethernet && address.is_global == 0)) return false;
-    const auto has_index = [&](const FakeGid& gid) { return gid.index == address.grh.sgid_index; };
-    if (address.is_global != 0 && std::none_of(port->gids.begin(), port->gids.end(), has_index)) {
-      return false;
-    }
-  }
-  if ((mask & IBV_QP_PATH_MTU) != 0 && (next.path_mtu < IBV_MTU_256 || next.path_mtu > port->mtu)) {
-    return false;
-  }
-  return ((mask & IBV_QP_DEST_QPN) == 0 || next.dest_qp_num <= kMax24Bits) &&
-         ((mask & IBV_QP_RQ_PSN) == 0 || next.rq_psn <= kMax24Bits) &&
-         ((mask & IBV_QP_SQ_PSN) == 0 || next.sq_psn <= kMax24Bits) &&
-         ((mask & IBV_QP_TIMEOUT) == 0 || next.timeout <= 31) &&
-         ((mask & IBV_QP_RETRY_CNT) == 0 || next.retry_cnt <= 7) &&
-         ((mask & IBV_QP_RNR_RETRY) == 0 || next.rnr_retry <= 7) &&
-         ((mask & IBV_QP_MIN_RNR_TIMER) == 0 || next.min_rnr_timer <= 31) &&
-         ((mask & IBV_QP_MAX_QP_RD_ATOMIC) == 0 || next.max_rd_atomic <= kMaxReads) &&
-         ((mask & IBV_QP_MAX_DEST_RD_ATOMIC) == 0 || next.max_dest_rd_atomic <= kMaxReads);
-}
-
-void Apply(ibv_qp_attr& now, const ibv_qp_attr& next, int mask) {
-  if ((mask & IBV_QP_PKEY_INDEX) != 0) now.pkey_index = next.pkey_index;
-  if ((mask & IBV_QP_PORT) != 0) now.port_num = next.port_num;
-  if ((mask & IBV_QP_ACCESS_FLAGS) != 0) now.qp_access_flags = next.qp_access_flags;
-  if ((mask & IBV_QP_AV) != 0) now.ah_attr = next.ah_attr;
-  if ((mask & IBV_QP_PATH_MTU) != 0) now.path_mtu = next.path_mtu;
-  if ((mask & IBV_QP_DEST_QPN) != 0) now.dest_qp_num = next.dest_qp_num;
-  if ((mask & IBV_QP_RQ_PSN) != 0) now.rq_psn = next.rq_psn;
-  if ((mask & IBV_QP_SQ_PSN) != 0) now.sq_psn = next.sq_psn;
-  if ((mask & IBV_QP_TIMEOUT) != 0) now.timeout = next.timeout;
-  if ((mask & IBV_QP_RETRY_CNT) != 0) now.retry_cnt = next.retry_cnt;
-  if ((mask & IBV_QP_RNR_RETRY) != 0) now.rnr_retry = next.rnr_retry;
-  if ((mask & IBV_QP_MIN_RNR_TIMER) != 0) now.min_rnr_timer = next.min_rnr_timer;
-  if ((mask & IBV_QP_MAX_QP_RD_ATOMIC) != 0) now.max_rd_atomic = next.max_rd_atomic;
-  if ((mask & IBV_QP_MAX_DEST_RD_ATOMIC) != 0) now.max_dest_rd_atomic = next.max_dest_rd_atomic;
-}
-
-// --- The data path, reached through context->ops ---
-
-int PollQueue(ibv_cq* queue, int count, ibv_wc* out) {
-  Fabric& fabric = Fabric::Get();
-  const Lock lock(fabric.mutex);
-  if (const int error = fabric.TakeFailure("ibv_poll_cq"); error != 0) return Minus(error);
-  auto& object = *static_cast<CompletionObject*>(queue);
-  int taken = 0;
-  for (; taken < count && !object.entries.empty(); ++taken) {
-    const CompletionObject::Entry& entry = object.entries.front();
-    out[taken] = entry.completion;
-    const auto owner = fabric.queue_pairs.find(entry.completion.qp_num);
-    if (owner != fabric.queue_pairs.end() && entry.frees > owner->second->freed) {
-      owner->second->freed = entry.frees;
-    }
-    object.entries.pop_front();
-  }
-  if (taken == 0 && object.overrun) return Minus(EIO);
-  return taken;
-}
-
-int ArmQueue(ibv_cq* queue, int solicited_only) {
-  Fabric& fabric = Fabric::Get();
-  const Lock lock(fabric.mutex);
-  FAKE_FAIL_IF_ARMED("ibv_req_notify_cq");
-  auto& object = *static_cast<CompletionObject*>(queue);
-  if (object.channel == nullptr) return EINVAL;
-  if (solicited_only == 0) object.armed = CompletionObject::Armed::kAny;
-  if (object.armed == CompletionObject::Armed::kNo) {
-    object.armed = CompletionObject::Armed::kSolicited;
-  }
-  return 0;
-}
-
-int PostSend(ibv_qp* queue_pair, ibv_send_wr* chain, ibv_send_wr** bad) {
-  Fabric& fabric = Fabric::Get();
-  const Lock lock(fabric.mutex);
-  auto& object = *static_cast<QueuePairObject*>(queue_pair);
-  ++fabric.counters.doorbells;
-  int error = 0;
-  for (; chain != nullptr; chain = chain->next) {
-    error = fabric.Accept(object, *chain);
-    if (error == 0) continue;
-    *bad = chain;
-    break;
-  }
-  fabric.Deliver(object);
-  return error;
-}
-
-// Receives go to `queue` while it has less than `limit`.
-int PostReceives(const char* function, std::deque<Receive>& queue, uint32_t limit, uint32_t pieces,
-                 ibv_recv_wr* chain, ibv_recv_wr** bad) {
-  Fabric& fabric = Fabric::Get();
-  ++fabric.counters.receive_doorbells;
-  for (; chain != nullptr; chain = chain->next) {
-    int error = fabric.TakeFailure(function);
-    if (error == 0 && queue.size() >= limit) error = ENOMEM;
-    if (error == 0 && (chain->num_sge < 0 || static_cast<uint32_t>(chain->num_sge) > pieces)) {
-      error = EINVAL;
-    }
-    if (error != 0) {
-      *bad = chain;
-      return error;
-    }
-    ++fabric.counters.receives;
-    queue.push_back({chain->wr_id, {chain->sg_list, chain->sg_list + chain->num_sge}});
-  }
-  return 0;
-}
-
-int PostReceive(ibv_qp* queue_pair, ibv_recv_wr* chain, ibv_recv_wr** bad) {
-  Fabric& fabric = Fabric::Get();
-  const Lock lock(fabric.mutex);
-  auto& object = *static_cast<QueuePairObject*>(queue_pair);
-  if (object.srq != nullptr || object.state == IBV_QPS_RESET) {
-    *bad = chain;
-    return EINVAL;
-  }
-  const ibv_qp_cap& cap = object.initial.cap;
-  const int error =
-      PostReceives("ibv_post_recv", object.receives, cap.max_recv_wr, cap.max_recv_sge, chain, bad);
-  if (object.state == IBV_QPS_ERR) {
-    fabric.FlushReceives(object);
-  } else {
-    fabric.DeliverTo(object);
-  }
-  return error;
-}
-
-int PostSharedReceive(ibv_srq* queue, ibv_recv_wr* chain, ibv_recv_wr** bad) {
-  Fabric& fabric = Fabric::Get();
-  const Lock lock(fabric.mutex);
-  auto& object = *static_cast<SharedReceiveObject*>(queue);
-  const int error = PostReceives("ibv_post_srq_recv", object.receives, object.max_requests,
-                                 object.max_pieces, chain, bad);
-  fabric.DeliverTo(object);
-  return error;
-}
-
-bool IsQueuePairEvent(ibv_event_type type) {
-  switch (type) {
-    case IBV_EVENT_QP_FATAL:
-    case IBV_EVENT_QP_REQ_ERR:
-    case IBV_EVENT_QP_ACCESS_ERR:
-    case IBV_EVENT_COMM_EST:
-    case IBV_EVENT_SQ_DRAINED:
-    case IBV_EVENT_QP_LAST_WQE_REACHED:
-      return true;
-    default:
-      return false;
-  }
 }
 
 // Reads one event's token; false with errno set when there is none and `fd` does not block.
@@ -289,98 +69,7 @@ DeviceObject::DeviceObject(FakeDevice what) : ibv_device{}, description(std::mov
   std::snprintf(dev_name, sizeof(dev_name), "uverbs_%.50s", description.name.c_str());
 }
 
-Context::Context(DeviceObject* which) : ibv_context{} {
-  device = which;
-  ops.poll_cq = PollQueue;
-  ops.req_notify_cq = ArmQueue;
-  ops.post_send = PostSend;
-  ops.post_recv = PostReceive;
-  ops.post_srq_recv = PostSharedReceive;
-  cmd_fd = -1;
-  async_fd = EventFd();
-  num_comp_vectors = 1;
-}
-
-Context::~Context() { close(async_fd); }
-
 Channel::~Channel() { close(fd); }
-
-void ResetFakeVerbs() {
-  const Lock lock(Fabric::Get().mutex);
-  Fabric::Get().Reset();
-}
-
-void SetFakeDevices(std::vector<FakeDevice> devices) {
-  Fabric& fabric = Fabric::Get();
-  const Lock lock(fabric.mutex);
-  for (auto& device : std::exchange(fabric.devices, {})) fabric.Retire(std::move(device));
-  for (FakeDevice& device : devices) {
-    fabric.devices.push_back(std::make_shared<DeviceObject>(std::move(device)));
-  }
-}
-
-FakeCounters GetFakeCounters() {
-  const Lock lock(Fabric::Get().mutex);
-  return Fabric::Get().counters;
-}
-
-void FailNext(std::string_view function, int error, int after) {
-  const Lock lock(Fabric::Get().mutex);
-  Fabric::Get().ArmFailure(std::string(function), error, after);
-}
-
-void CompleteNext(ibv_wc_status status, int after) {
-  const Lock lock(Fabric::Get().mutex);
-  Fabric::Get().ArmStatus(status, after);
-}
-
-void Hold(uint32_t qp_number) {
-  const Lock lock(Fabric::Get().mutex);
-  Fabric::Get().held.insert(qp_number);
-}
-
-void Release() {
-  const Lock lock(Fabric::Get().mutex);
-  Fabric::Get().held.clear();
-  Fabric::Get().DeliverAll();
-}
-
-void RaiseEvent(std::string_view device, ibv_event_type type, int port, uint32_t qp_number) {
-  Fabric& fabric = Fabric::Get();
-  const Lock lock(fabric.mutex);
-  ibv_async_event event = {};
-  event.event_type = type;
-  event.element.port_num = port;
-  const auto queue_pair = fabric.queue_pairs.find(qp_number);
-  if (queue_pair != fabric.queue_pairs.end()) {
-    event.element.qp = queue_pair->second;
-    fabric.Raise(*static_cast<Context*>(queue_pair->second->context), event);
-    return;
-  }
-  for (Context* context : fabric.contexts) {
-    if (context->object().description.name == device) fabric.Raise(*context, event);
-  }
-}
-
-void SetPortState(std::string_view device, int port, ibv_port_state state) {
-  {
-    Fabric& fabric = Fabric::Get();
-    const Lock lock(fabric.mutex);
-    for (const auto& object : fabric.devices) {
-      if (object->description.name != device) continue;
-      object->description.ports.at(static_cast<size_t>(port) - 1).state = state;
-    }
-    fabric.DeliverAll();
-  }
-  RaiseEvent(device, state == IBV_PORT_ACTIVE ? IBV_EVENT_PORT_ACTIVE : IBV_EVENT_PORT_ERR, port);
-}
-
-void BreakQueuePair(uint32_t qp_number) {
-  Fabric& fabric = Fabric::Get();
-  const Lock lock(fabric.mutex);
-  const auto found = fabric.queue_pairs.find(qp_number);
-  if (found != fabric.queue_pairs.end()) fabric.Break(*found->second);
-}
 
 }  // namespace gradwire::test
 
@@ -678,130 +367,6 @@ int ibv_get_cq_event(ibv_comp_channel* channel, ibv_cq** queue, void** cq_contex
 void ibv_ack_cq_events(ibv_cq* queue, unsigned int count) {
   const Lock lock(Fabric::Get().mutex);
   static_cast<CompletionObject*>(queue)->unacknowledged -= count;
-}
-
-ibv_srq* ibv_create_srq(ibv_pd* domain, ibv_srq_init_attr* attributes) {
-  Fabric& fabric = Fabric::Get();
-  const Lock lock(fabric.mutex);
-  if (const int error = fabric.TakeFailure("ibv_create_srq"); error != 0) return Null(error);
-  const FakeDevice& device = static_cast<Context*>(domain->context)->object().description;
-  if (!device.has_shared_receive_queues) return Null(EOPNOTSUPP);
-  const ibv_srq_attr& wanted = attributes->attr;
-  if (wanted.max_wr < 1 || wanted.max_wr > static_cast<uint32_t>(device.max_requests) ||
-      wanted.max_sge > kMaxPieces) {
-    return Null(EINVAL);
-  }
-  auto queue = std::make_unique<SharedReceiveObject>();
-  queue->context = domain->context;
-  queue->pd = domain;
-  queue->max_requests = wanted.max_wr;
-  queue->max_pieces = wanted.max_sge;
-  ++static_cast<Domain*>(domain)->children;
-  ++fabric.counters.alive.shared_receive_queues;
-  return fabric.Keep(std::move(queue));
-}
-
-int ibv_destroy_srq(ibv_srq* queue) {
-  Fabric& fabric = Fabric::Get();
-  const Lock lock(fabric.mutex);
-  FAKE_FAIL_IF_ARMED("ibv_destroy_srq");
-  auto* object = static_cast<SharedReceiveObject*>(queue);
-  if (object->children > 0) return EBUSY;
-  --static_cast<Domain*>(queue->pd)->children;
-  --fabric.counters.alive.shared_receive_queues;
-  fabric.Drop(object);
-  return 0;
-}
-
-ibv_qp* ibv_create_qp(ibv_pd* domain, ibv_qp_init_attr* initial) {
-  Fabric& fabric = Fabric::Get();
-  const Lock lock(fabric.mutex);
-  if (const int error = fabric.TakeFailure("ibv_create_qp"); error != 0) return Null(error);
-  const FakeDevice& device = static_cast<Context*>(domain->context)->object().description;
-  const ibv_qp_cap& cap = initial->cap;
-  const auto most = static_cast<uint32_t>(device.max_requests);
-  if (initial->qp_type != IBV_QPT_RC || initial->send_cq == nullptr ||
-      initial->recv_cq == nullptr || cap.max_send_wr > most || cap.max_recv_wr > most ||
-      cap.max_send_sge > kMaxPieces || cap.max_recv_sge > kMaxPieces ||
-      cap.max_inline_data > static_cast<uint32_t>(device.max_inline_bytes)) {
-    return Null(EINVAL);
-  }
-  auto queue_pair = std::make_unique<QueuePairObject>();
-  queue_pair->context = domain->context;
-  queue_pair->qp_context = initial->qp_context;
-  queue_pair->pd = domain;
-  queue_pair->send_cq = initial->send_cq;
-  queue_pair->recv_cq = initial->recv_cq;
-  queue_pair->srq = initial->srq;
-  queue_pair->qp_num = fabric.next_number++ & kMax24Bits;
-  queue_pair->state = IBV_QPS_RESET;
-  queue_pair->qp_type = IBV_QPT_RC;
-  queue_pair->initial = *initial;
-  ++static_cast<Domain*>(domain)->children;
-  ++queue_pair->sends().children;
-  ++queue_pair->arrivals().children;
-  if (initial->srq != nullptr) ++static_cast<SharedReceiveObject*>(initial->srq)->children;
-  fabric.queue_pairs[queue_pair->qp_num] = queue_pair.get();
-  ++fabric.counters.alive.queue_pairs;
-  return fabric.Keep(std::move(queue_pair));
-}
-
-int ibv_modify_qp(ibv_qp* queue_pair, ibv_qp_attr* attributes, int mask) {
-  Fabric& fabric = Fabric::Get();
-  const Lock lock(fabric.mutex);
-  FAKE_FAIL_IF_ARMED("ibv_modify_qp");
-  auto& object = *static_cast<QueuePairObject*>(queue_pair);
-  const ibv_qp_state next = (mask & IBV_QP_STATE) != 0 ? attributes->qp_state : object.state;
-  if ((mask & IBV_QP_CUR_STATE) != 0 && attributes->cur_qp_state != object.state) return EINVAL;
-  if (!Allowed(object.state, next, mask)) return EINVAL;
-  if (next == IBV_QPS_ERR) {
-    fabric.Break(object);
-    return 0;
-  }
-  if (next == IBV_QPS_RESET) {
-    fabric.Clear(object);
-    object.attributes = {};
-    object.state = IBV_QPS_RESET;
-    return 0;
-  }
-  if (!ValuesFit(object.context, object.attributes, *attributes, mask)) return EINVAL;
-  Apply(object.attributes, *attributes, mask);
-  object.state = next;
-  if (next == IBV_QPS_RTR) fabric.DeliverTo(object);
-  return 0;
-}
-
-int ibv_query_qp(ibv_qp* queue_pair, ibv_qp_attr* attributes, int, ibv_qp_init_attr* initial) {
-  Fabric& fabric = Fabric::Get();
-  const Lock lock(fabric.mutex);
-  FAKE_FAIL_IF_ARMED("ibv_query_qp");
-  auto& object = *static_cast<QueuePairObject*>(queue_pair);
-  *attributes = object.attributes;
-  attributes->qp_state = attributes->cur_qp_state = object.state;
-  attributes->cap = object.initial.cap;
-  *initial = object.initial;
-  return 0;
-}
-
-int ibv_destroy_qp(ibv_qp* queue_pair) {
-  Fabric& fabric = Fabric::Get();
-  const Lock lock(fabric.mutex);
-  FAKE_FAIL_IF_ARMED("ibv_destroy_qp");
-  auto* object = static_cast<QueuePairObject*>(queue_pair);
-  fabric.Clear(*object);
-  fabric.queue_pairs.erase(object->qp_num);
-  fabric.DeliverTo(*object);  // who still sends to it learns that it is gone
-  // Events about it go with it.
-  std::erase_if(static_cast<Context*>(object->context)->events, [&](const ibv_async_event& event) {
-    return IsQueuePairEvent(event.event_type) && event.element.qp == queue_pair;
-  });
-  --static_cast<Domain*>(object->pd)->children;
-  --object->sends().children;
-  --object->arrivals().children;
-  if (object->srq != nullptr) --static_cast<SharedReceiveObject*>(object->srq)->children;
-  --fabric.counters.alive.queue_pairs;
-  fabric.Drop(object);
-  return 0;
 }
 
 int ibv_get_async_event(ibv_context* context, ibv_async_event* event) {
