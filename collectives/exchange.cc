@@ -168,7 +168,10 @@ absl::Status Exchange::Explain(absl::Status error) {
   const std::string what = fmt::format("{} (#{})", key_.Describe(), number_);
   if (absl::Status failed = world_.failure(); !failed.ok()) return Annotate(failed, what);
   const bool lost = absl::IsUnavailable(error) || absl::IsDataLoss(error);
-  if (lost) return Annotate(world_.ExplainLinkFailure(std::move(error), kVerdictGrace), what);
+  if (lost) {
+    error = world_.ExplainLinkFailure(std::move(error), kVerdictGrace);
+    if (!absl::IsAborted(error)) return Annotate(error, what);
+  }
 
   // Everything else that depends on what the others do: compare notes with them.
   const bool timeout = absl::IsDeadlineExceeded(error);

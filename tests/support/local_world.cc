@@ -46,8 +46,10 @@ class LocalWorld : public World {
   absl::Status ExplainLinkFailure(absl::Status suspicion,
                                   std::chrono::milliseconds grace) override {
     std::unique_lock lock(job_.mutex_);
-    job_.changed_.wait_for(lock, grace / 10, [&] { return !job_.failure_.ok(); });
-    return job_.failure_.ok() ? suspicion : job_.failure_;
+    job_.changed_.wait_for(lock, grace / 10,
+                           [&] { return !job_.failure_.ok() || job_.diagnosing_; });
+    if (!job_.failure_.ok()) return job_.failure_;
+    return job_.diagnosing_ ? absl::AbortedError("another rank asks what went wrong") : suspicion;
   }
   absl::StatusOr<Diagnosis> Diagnose(const OperationReport& mine, std::string_view) override {
     std::unique_lock lock(job_.mutex_);

@@ -484,8 +484,9 @@ absl::Status Member::failure() const {
 
 absl::Status Member::ExplainLinkFailure(absl::Status suspicion, milliseconds grace) {
   std::unique_lock lock(mutex_);
-  changed_.wait_for(lock, grace, [this] { return !Closed().ok(); });
-  return failure_.ok() ? suspicion : failure_;
+  changed_.wait_for(lock, grace, [this] { return !Closed().ok() || diagnosis_wanted_; });
+  if (!failure_.ok()) return failure_;
+  return diagnosis_wanted_ ? absl::AbortedError("another rank asks what went wrong") : suspicion;
 }
 
 absl::StatusOr<Diagnosis> Member::Diagnose(const OperationReport& mine, std::string_view reason) {

@@ -109,8 +109,8 @@ class World {
   // Readable once failure() is not OK or a diagnosis is wanted; for poll and epoll, never read
   // from.
   virtual int failure_fd() const = 0;
-  // After a link broke: waits up to `grace` for the control plane to say which rank died first,
-  // and returns that; `suspicion` when it says nothing.
+  // After a link broke: the rank that died first, once the control plane says so within `grace`;
+  // else `suspicion`. Aborted when a diagnosis is wanted: its peer left over a disagreement.
   virtual absl::Status ExplainLinkFailure(absl::Status suspicion,
                                           std::chrono::milliseconds grace) = 0;
   // After a mismatch or a timeout: collects what every rank is doing, for up to 2 s. Ranks inside a
