@@ -41,7 +41,7 @@ absl::StatusOr<std::unique_ptr<Transport>> CreateTransport(World& world, const S
   if (!settings.device.empty()) {
     return FailedPrecondition("--device {}: {}", settings.device, reason);
   }
-  return tcp::TcpTransport::Create(world, settings, name, reason + " (see gradwire doctor)");
+  return tcp::TcpTransport::Create(world, settings, name, reason);
 }
 
 }  // namespace gradwire
