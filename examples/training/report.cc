@@ -16,6 +16,12 @@ double Seconds(std::chrono::nanoseconds time) {
   return std::chrono::duration<double>(time).count();
 }
 
+// At most five characters for anything below 100 million, so that a line keeps within 80 columns.
+std::string Short(double value) {
+  if (value < 99.995) return fmt::format("{:.2f}", value);
+  return value < 99'999.5 ? fmt::format("{:.0f}", value) : fmt::format("{:.0f}k", value / 1000);
+}
+
 Json ToJson(const EpochResult& epoch) {
   return {{"epoch", epoch.epoch},
           {"step", epoch.step},
@@ -115,9 +121,9 @@ absl::Status Report::Epoch(const EpochResult& epoch, int64_t epochs) {
 absl::Status Report::Finish(const TrainingSummary& summary) {
   GW_RETURN_IF_ERROR(MetricsStatus());
   progress_.Line(fmt::format(
-      "done: test {:.4f}, {} steps in {:.2f} s, {:.0f} samples/s, {:.2f} s comm ({:.0f}% hidden)",
-      summary.test_accuracy, summary.steps, summary.seconds, summary.samples_per_second,
-      summary.comm_seconds, 100 * summary.overlap_ratio));
+      "done: test {:.4f}, {} steps, {} s, {} samples/s, {} s comm ({:.0f}% hidden)",
+      summary.test_accuracy, summary.steps, Short(summary.seconds),
+      Short(summary.samples_per_second), Short(summary.comm_seconds), 100 * summary.overlap_ratio));
   if (!summary_) return absl::OkStatus();
   GW_RETURN_IF_ERROR(summary_->Append(summary.ToJson()));
   return summary_->Commit();
