@@ -13,14 +13,8 @@ namespace {
 constexpr int kDirectLanes = 2;
 }  // namespace
 
-absl::Status TcpTransport::Flush() {
-  for (TcpLink* link : open_links_) {
-    for (const auto& lane : link->lanes()) {
-      if (lane->sending()) link->Send(*lane);
-    }
-  }
-  return absl::OkStatus();
-}
+// A write starts when it is posted; what its socket did not take is tried again by polling.
+absl::Status TcpTransport::Flush() { return absl::OkStatus(); }
 
 int TcpTransport::Collect(std::span<Completion> out) {
   int count = 0;
