@@ -65,7 +65,7 @@ class Exchange {
   absl::Status Write(Link& link, const RegionSpan& from, const RemoteSpan& to);
   // A write to the peer's next slot.
   absl::Status WriteToSlot(Link& link, const RegionSpan& from);
-  // The same when nothing follows for now: EndBurst included.
+  // The same as a burst of its own.
   absl::Status WriteAlone(Link& link, const RegionSpan& from);
   // The next arrival on `link`, which must have `length` bytes; blocks.
   absl::StatusOr<Completion> Receive(Link& link, size_t length);
@@ -75,7 +75,7 @@ class Exchange {
   absl::Status AwaitWritten(Link& link);
   // Until write number `sequence` on `link` is.
   absl::Status AwaitWritten(Link& link, uint64_t sequence);
-  // Nothing follows on `link` for now: starts what is posted and has its end reported.
+  // Ends a burst on `link`: what is posted starts, and written() comes to cover all of it.
   absl::Status EndBurst(Link& link);
   // Until something happened; the caller cannot go on without `needed`.
   absl::Status Progress(Link& needed);

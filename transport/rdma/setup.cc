@@ -1,4 +1,6 @@
 // Opening the device and the links.
+#include <spdlog/spdlog.h>
+
 #include <algorithm>
 #include <thread>
 #include <utility>
@@ -61,8 +63,7 @@ absl::Status RdmaTransport::Start() {
     if (device_->attributes().max_srq == 0 || wanted > most) {
       return FailedPrecondition(
           "--receive-queue shared: {} holds {} shared receives, {} ranks want {}; use own, or "
-          "fewer "
-          "--slots or --lanes",
+          "fewer --slots or --lanes",
           port_.device, device_->attributes().max_srq == 0 ? 0 : most, world_.size(), wanted);
     }
     GW_ASSIGN_OR_RETURN(shared_queue_, domain_->CreateSharedReceiveQueue(wanted));
@@ -97,7 +98,7 @@ absl::StatusOr<Link*> RdmaTransport::OpenLink(int peer, Deadline deadline) {
   }
   GW_RETURN_IF_ERROR(error_);
   if (links_[static_cast<size_t>(peer)] == nullptr) {
-    GW_RETURN_IF_ERROR(Connect(peer, deadline).status());
+    GW_RETURN_IF_ERROR(Connect(peer, deadline));
   }
   return static_cast<Link*>(links_[static_cast<size_t>(peer)].get());
 }
@@ -131,6 +132,10 @@ absl::Status RdmaTransport::AddLanes(RdmaLink& link, ConnectionFacts& mine) {
     lane_options.chain = settings_.chain_length;
     lane_options.inline_bytes =
         std::min(static_cast<int>(settings_.inline_bytes), made.inline_bytes());
+    if (made.inline_bytes() < settings_.inline_bytes && open_links_.empty() && i == 0) {
+      spdlog::warn("--inline-bytes {}: {} takes {} at most, which is what is used",
+                   settings_.inline_bytes, port_.device, made.inline_bytes());
+    }
     // Data by credits, as many credit messages, a settling write and the goodbye.
     lane_options.waiting = 2 * settings_.slots + 2;
     Lane& lane = link.AddLane(std::move(made), lane_options);
@@ -175,7 +180,7 @@ absl::Status RdmaTransport::CheckFacts(const ConnectionFacts& theirs, int peer) 
   return absl::OkStatus();
 }
 
-absl::StatusOr<RdmaLink*> RdmaTransport::Connect(int peer, Deadline deadline) {
+absl::Status RdmaTransport::Connect(int peer, Deadline deadline) {
   const std::string who = world_.peer(peer).Describe();
   GW_RETURN_IF_ERROR(Reserve());
   GW_ASSIGN_OR_RETURN(
@@ -205,26 +210,24 @@ absl::StatusOr<RdmaLink*> RdmaTransport::Connect(int peer, Deadline deadline) {
   for (Lane& lane : link->lanes()) places_[lane.queue_pair().number()] = {link.get(), &lane};
   open_links_.push_back(link.get());
   links_[static_cast<size_t>(peer)] = std::move(link);
-  return open_links_.back();
+  return absl::OkStatus();
 }
 
-template <typename Done>
-void RdmaTransport::ProgressUntil(const Done& done, Deadline deadline) {
+void RdmaTransport::Drain(Deadline deadline) {
   while (error_.ok() && world_.failure().ok() && Clock::now() < deadline &&
          !std::all_of(open_links_.begin(), open_links_.end(),
-                      [&](const RdmaLink* link) { return done(*link); })) {
+                      [](const RdmaLink* link) { return link->Drained(); })) {
     if (!TakeCompletions().ok()) return;
     std::this_thread::yield();
   }
 }
 
 RdmaTransport::~RdmaTransport() {
-  const auto drained = [](const RdmaLink& link) { return link.Drained(); };
   const Deadline deadline = Clock::now() + kPartingGrace;
   for (RdmaLink* link : open_links_) link->SettleEverything();
-  ProgressUntil(drained, deadline);
+  Drain(deadline);
   for (RdmaLink* link : open_links_) link->SayGoodbye();
-  ProgressUntil(drained, deadline);
+  Drain(deadline);
 }
 
 }  // namespace gradwire::rdma

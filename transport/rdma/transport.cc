@@ -75,7 +75,6 @@ absl::StatusOr<int> RdmaTransport::Wait(std::span<Completion> out, Deadline dead
     GW_ASSIGN_OR_RETURN(const int early, Poll(out));
     if (early > 0) return early;
     if (Clock::now() >= deadline) return DeadlineExceeded("nothing arrived in time");
-    if (mode_ == Mode::kPolling) continue;
     if (!armed_) {
       GW_RETURN_IF_ERROR(completions_->Arm());
       armed_ = true;

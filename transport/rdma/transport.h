@@ -53,7 +53,7 @@ class RdmaTransport : public Transport {
   absl::Status Start();
 
   // --- Setting up (setup.cc) ---
-  absl::StatusOr<RdmaLink*> Connect(int peer, Deadline deadline);
+  absl::Status Connect(int peer, Deadline deadline);
   // Makes the queue pairs of `link` in INIT, with receives posted; fills in what the peer must
   // know.
   absl::Status AddLanes(RdmaLink& link, ConnectionFacts& mine);
@@ -62,9 +62,8 @@ class RdmaTransport : public Transport {
   absl::Status CheckFacts(const ConnectionFacts& theirs, int peer) const;
   // Receives per lane: see the comment at the definition.
   int ReceiveDepth() const;
-  // Until `done` of every link, or `deadline`.
-  template <typename Done>
-  void ProgressUntil(const Done& done, Deadline deadline);
+  // Until every link is drained, the job has failed, or `deadline`.
+  void Drain(Deadline deadline);
 
   // --- Data path (transport.cc) ---
   int Collect(std::span<Completion> out);
