@@ -8,24 +8,17 @@
 #include <thread>
 
 #include "tests/support/fake_verbs.h"
+#include "tests/support/links.h"
 #include "tests/support/local_world.h"
 #include "transport/rdma/transport.h"
 
 namespace gradwire::rdma {
 namespace {
 
+using test::In;
+using test::LinkSettings;
 using test::LocalJob;
 using ::testing::HasSubstr;
-
-Settings TestSettings() {
-  Settings settings;
-  settings.slice_bytes = 4096;
-  settings.slots = 4;
-  settings.join_timeout = std::chrono::seconds(20);
-  return settings;
-}
-
-Deadline In(int milliseconds) { return Clock::now() + std::chrono::milliseconds(milliseconds); }
 
 // Rank 0 of a job of two, played by the test with verbs of its own; rank 1 is the real transport.
 class HostilePeer {
@@ -33,7 +26,7 @@ class HostilePeer {
   // `forge` may change what the peer tells of itself.
   explicit HostilePeer(const std::function<void(ConnectionFacts&)>& forge = nullptr)
       : victim_world_(job_.Join(1)), own_world_(job_.Join(0)) {
-    victim_ = *RdmaTransport::Create(*victim_world_, TestSettings(), "test");
+    victim_ = *RdmaTransport::Create(*victim_world_, LinkSettings(), "test");
     device_ = *Device::Open("fake0");
     domain_ = *device_->AllocateProtectionDomain();
     completions_ = *device_->CreateCompletionQueue(64, false);
@@ -42,7 +35,7 @@ class HostilePeer {
     options.send_depth = 16;
     options.receive_depth = 16;
     queue_pair_ = *domain_->CreateQueuePair(options);
-    const PortChoice port = *ChoosePort(*ListPorts(), TestSettings(), "");
+    const PortChoice port = *ChoosePort(*ListPorts(), LinkSettings(), "");
     EXPECT_EQ(Initialize(*queue_pair_, port, {}), absl::OkStatus());
     memory_.resize(4 * 4096);
     region_ = *domain_->Register(memory_, IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE);
@@ -50,8 +43,8 @@ class HostilePeer {
     mine.queue_pairs = {*LocalEndpoint(*queue_pair_, port, {})};
     mine.grants = {
         {reinterpret_cast<uint64_t>(memory_.data()), memory_.size(), region_->remote_key(), 0}};
-    mine.window = TestSettings().slots;
-    mine.slot_bytes = TestSettings().slice_bytes;
+    mine.window = LinkSettings().slots;
+    mine.slot_bytes = LinkSettings().slice_bytes;
     mine.lanes = 1;
     const QueuePairEndpoint honest = mine.queue_pairs.front();
     if (forge) forge(mine);

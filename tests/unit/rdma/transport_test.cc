@@ -11,34 +11,18 @@
 #include <tuple>
 
 #include "tests/support/fake_verbs.h"
+#include "tests/support/links.h"
 #include "tests/support/local_world.h"
 
 namespace gradwire::rdma {
 namespace {
 
 using test::GetFakeCounters;
+using test::In;
+using test::LinkSettings;
 using test::LocalJob;
+using test::Next;
 using ::testing::HasSubstr;
-
-Settings TestSettings() {
-  Settings settings;
-  settings.slice_bytes = 4096;
-  settings.slots = 4;
-  settings.join_timeout = std::chrono::seconds(20);
-  return settings;
-}
-
-Deadline In(int milliseconds) { return Clock::now() + std::chrono::milliseconds(milliseconds); }
-
-// Waits for the next completion of `kind`; others are dropped.
-absl::StatusOr<Completion> Next(Transport& transport, Completion::Kind kind) {
-  const Deadline deadline = In(10'000);
-  while (true) {
-    Completion completion[1];
-    GW_ASSIGN_OR_RETURN(const int count, transport.Wait(completion, deadline));
-    if (count == 1 && completion[0].kind == kind) return completion[0];
-  }
-}
 
 // Every test begins and ends without a verbs object.
 class RdmaTest : public ::testing::Test {
@@ -93,7 +77,7 @@ class ModesTest : public RdmaTest,
 };
 
 TEST_P(ModesTest, WritesArriveInOrderAndNeverFindTheReceiverUnready) {
-  Settings settings = TestSettings();
+  Settings settings = LinkSettings();
   std::tie(settings.lanes, settings.receive_queue, settings.completion) = GetParam();
   LocalJob::Run(2, [&](World& world) { WriteToEachOther(world, settings, 300); });
   EXPECT_EQ(GetFakeCounters().not_ready, 0u);
@@ -110,7 +94,7 @@ TEST_F(RdmaTest, EveryShapeOfQueueDrains) {
     for (const int interval : {1, 2, 15}) {
       for (const int chain : {1, 2, 16}) {
         for (const int batch : {1, 32}) {
-          Settings settings = TestSettings();
+          Settings settings = LinkSettings();
           settings.queue_depth = depth;
           settings.signal_interval = interval;
           settings.chain_length = chain;
@@ -143,7 +127,7 @@ TEST(RdmaSettings, WhatCannotDrainIsRefusedWithTheReason) {
 
 TEST_F(RdmaTest, NoWriteWithoutACredit) {
   LocalJob::Run(2, [&](World& world) {
-    auto transport = RdmaTransport::Create(world, TestSettings(), "test");
+    auto transport = RdmaTransport::Create(world, LinkSettings(), "test");
     ASSERT_TRUE(transport.ok()) << transport.status();
     Link* const link = *(*transport)->OpenLink(1 - world.rank(), In(10'000));
     auto region = (*transport)->Allocate(64, Access::kLocal);
@@ -170,7 +154,7 @@ TEST_F(RdmaTest, NoWriteWithoutACredit) {
 
 TEST_F(RdmaTest, WhoLeavesSaysSoAfterEverythingElse) {
   LocalJob::Run(2, [&](World& world) {
-    auto transport = RdmaTransport::Create(world, TestSettings(), "test");
+    auto transport = RdmaTransport::Create(world, LinkSettings(), "test");
     ASSERT_TRUE(transport.ok()) << transport.status();
     Link* const link = *(*transport)->OpenLink(1 - world.rank(), In(10'000));
     if (world.rank() == 0) {
@@ -196,7 +180,7 @@ TEST_F(RdmaTest, WhoLeavesSaysSoAfterEverythingElse) {
 TEST_F(RdmaTest, FailedCompletionEndsTheLinkWithAdvice) {
   for (const char* mode : {"adaptive", "channel", "polling"}) {
     LocalJob::Run(2, [&](World& world) {
-      Settings settings = TestSettings();
+      Settings settings = LinkSettings();
       settings.completion = mode;
       auto transport = RdmaTransport::Create(world, settings, "test");
       ASSERT_TRUE(transport.ok()) << transport.status();
@@ -219,7 +203,7 @@ TEST_F(RdmaTest, FailedCompletionEndsTheLinkWithAdvice) {
 
 TEST_F(RdmaTest, FullQueueThatCannotDrainEndsTheLink) {
   LocalJob::Run(2, [&](World& world) {
-    auto transport = RdmaTransport::Create(world, TestSettings(), "test");
+    auto transport = RdmaTransport::Create(world, LinkSettings(), "test");
     ASSERT_TRUE(transport.ok()) << transport.status();
     Link* const link = *(*transport)->OpenLink(1 - world.rank(), In(10'000));
     if (world.rank() == 0) {
@@ -237,7 +221,7 @@ TEST_F(RdmaTest, PortDownLatches) {
   for (const char* mode : {"adaptive", "channel", "polling"}) {
     test::ResetFakeVerbs();
     LocalJob::Run(2, [&](World& world) {
-      Settings settings = TestSettings();
+      Settings settings = LinkSettings();
       settings.completion = mode;
       auto transport = RdmaTransport::Create(world, settings, "test");
       ASSERT_TRUE(transport.ok()) << transport.status();
@@ -257,7 +241,7 @@ TEST_F(RdmaTest, PortDownLatches) {
 
 TEST_F(RdmaTest, HarmlessEventsChangeNothing) {
   LocalJob::Run(2, [&](World& world) {
-    Settings settings = TestSettings();
+    Settings settings = LinkSettings();
     settings.spin_us = 0;
     auto transport = RdmaTransport::Create(world, settings, "test");
     ASSERT_TRUE(transport.ok()) << transport.status();
@@ -276,7 +260,7 @@ TEST_F(RdmaTest, WaitEndsWhenTheJobFails) {
     std::vector<std::thread> threads;
     for (int rank = 0; rank < 2; ++rank) {
       threads.emplace_back([&job, rank, mode] {
-        Settings settings = TestSettings();
+        Settings settings = LinkSettings();
         settings.completion = mode;
         const auto world = job.Join(rank);
         auto transport = RdmaTransport::Create(*world, settings, "test");
@@ -314,7 +298,7 @@ TEST_F(RdmaTest, EveryFailureOfSettingUpIsReportedAndLeavesNothing) {
     test::FailNext(failure.function, failure.error);
     absl::Status status;
     {
-      auto transport = RdmaTransport::Create(*world, TestSettings(), "test");
+      auto transport = RdmaTransport::Create(*world, LinkSettings(), "test");
       status = transport.ok() ? (*transport)->OpenLink(1, In(5'000)).status() : transport.status();
     }
     EXPECT_FALSE(status.ok()) << failure.function;
@@ -325,7 +309,7 @@ TEST_F(RdmaTest, EveryFailureOfSettingUpIsReportedAndLeavesNothing) {
 
 TEST_F(RdmaTest, DifferentSettingsAreNamed) {
   LocalJob::Run(2, [&](World& world) {
-    Settings settings = TestSettings();
+    Settings settings = LinkSettings();
     settings.slots = world.rank() == 0 ? 4 : 8;
     const auto transport = RdmaTransport::Create(world, settings, "test");
     ASSERT_TRUE(transport.ok()) << transport.status();
@@ -339,7 +323,7 @@ TEST_F(RdmaTest, DifferentSettingsAreNamed) {
 TEST_F(RdmaTest, WithoutADeviceTheErrorSaysWhatToDo) {
   test::SetFakeDevices({});
   LocalJob::Run(1, [&](World& world) {
-    const auto transport = RdmaTransport::Create(world, TestSettings(), "test");
+    const auto transport = RdmaTransport::Create(world, LinkSettings(), "test");
     EXPECT_TRUE(absl::IsNotFound(transport.status()));
     EXPECT_THAT(Message(transport.status()), HasSubstr("gradwire doctor"));
   });
@@ -350,7 +334,7 @@ TEST_F(RdmaTest, TooManySharedReceivesAreRefused) {
   device.has_shared_receive_queues = false;
   test::SetFakeDevices({device});
   LocalJob::Run(2, [&](World& world) {
-    Settings settings = TestSettings();
+    Settings settings = LinkSettings();
     settings.receive_queue = "shared";
     const auto transport = RdmaTransport::Create(world, settings, "test");
     EXPECT_THAT(Message(transport.status()), HasSubstr("--receive-queue shared"));
@@ -359,7 +343,7 @@ TEST_F(RdmaTest, TooManySharedReceivesAreRefused) {
 
 TEST_F(RdmaTest, RegistrationsAreFoundByAddress) {
   LocalJob::Run(1, [&](World& world) {
-    auto transport = RdmaTransport::Create(world, TestSettings(), "test");
+    auto transport = RdmaTransport::Create(world, LinkSettings(), "test");
     ASSERT_TRUE(transport.ok()) << transport.status();
     std::vector<std::byte> memory(1 << 16);
     const Bytes all(memory);

@@ -9,6 +9,7 @@
 #include <numeric>
 #include <thread>
 
+#include "tests/support/links.h"
 #include "tests/support/local_world.h"
 #include "transport/tcp/connection.h"
 #include "transport/tcp/frame.h"
@@ -17,28 +18,11 @@
 namespace gradwire::tcp {
 namespace {
 
+using test::In;
+using test::LinkSettings;
 using test::LocalJob;
+using test::Next;
 using ::testing::HasSubstr;
-
-Settings TestSettings() {
-  Settings settings;
-  settings.slice_bytes = 4096;
-  settings.slots = 4;
-  settings.join_timeout = std::chrono::seconds(20);
-  return settings;
-}
-
-Deadline In(int milliseconds) { return Clock::now() + std::chrono::milliseconds(milliseconds); }
-
-// Waits for the next completion of `kind`; others are dropped.
-absl::StatusOr<Completion> Next(Transport& transport, Completion::Kind kind) {
-  const Deadline deadline = In(10'000);
-  while (true) {
-    Completion completion[1];
-    GW_ASSIGN_OR_RETURN(const int count, transport.Wait(completion, deadline));
-    if (count == 1 && completion[0].kind == kind) return completion[0];
-  }
-}
 
 TEST(Frame, RoundTripAndRefusals) {
   FrameHeader header;
@@ -85,7 +69,7 @@ TEST(RegionTable, GrantsExactlyWhatWasRegistered) {
 class LanesTest : public ::testing::TestWithParam<int> {};
 
 TEST_P(LanesTest, WritesArriveInOrderAndCreditsReturn) {
-  Settings settings = TestSettings();
+  Settings settings = LinkSettings();
   settings.lanes = GetParam();
   constexpr int kWrites = 500;
   LocalJob::Run(2, [&](World& world) {
@@ -133,7 +117,7 @@ INSTANTIATE_TEST_SUITE_P(Lanes, LanesTest, ::testing::Values(1, 2, 3));
 
 TEST(Credits, NoWriteWithoutOne) {
   LocalJob::Run(2, [&](World& world) {
-    auto transport = TcpTransport::Create(world, TestSettings(), "test");
+    auto transport = TcpTransport::Create(world, LinkSettings(), "test");
     ASSERT_TRUE(transport.ok()) << transport.status();
     Link* const link = *(*transport)->OpenLink(1 - world.rank(), In(10'000));
     auto region = (*transport)->Allocate(64, Access::kLocal);
@@ -160,7 +144,7 @@ TEST(Credits, NoWriteWithoutOne) {
 }
 
 TEST(Setup, Ipv6) {
-  Settings settings = TestSettings();
+  Settings settings = LinkSettings();
   settings.socket_family = "ipv6";
   const auto addresses = ListInterfaceAddresses();
   ASSERT_TRUE(addresses.ok());
@@ -184,7 +168,7 @@ TEST(Setup, Ipv6) {
 
 TEST(Setup, DifferentSettingsAreNamed) {
   LocalJob::Run(2, [&](World& world) {
-    Settings settings = TestSettings();
+    Settings settings = LinkSettings();
     settings.slots = world.rank() == 0 ? 4 : 8;
     const auto transport = TcpTransport::Create(world, settings, "test");
     ASSERT_TRUE(absl::IsInvalidArgument(transport.status()));
@@ -200,7 +184,7 @@ TEST(Setup, WaitEndsWhenTheJobFails) {
   for (int rank = 0; rank < 2; ++rank) {
     threads.emplace_back([&job, rank] {
       const auto world = job.Join(rank);
-      auto transport = TcpTransport::Create(*world, TestSettings(), "test");
+      auto transport = TcpTransport::Create(*world, LinkSettings(), "test");
       ASSERT_TRUE(transport.ok());
       ASSERT_TRUE((*transport)->OpenLink(1 - rank, In(10'000)).ok());
       if (rank == 0) job.Fail(Unavailable("rank 7 died"));
@@ -215,7 +199,7 @@ TEST(Setup, WaitEndsWhenTheJobFails) {
 class HostilePeer {
  public:
   HostilePeer() {
-    Settings settings = TestSettings();
+    Settings settings = LinkSettings();
     victim_world_ = job_.Join(1);
     own_world_ = job_.Join(0);
     std::thread exchange([&] {
@@ -422,12 +406,12 @@ TEST(Setup, UnreachablePeerIsNamed) {
     ConnectionFacts facts;
     facts.secret = std::string(32, 's');
     facts.endpoints = {{"127.0.0.1", 1}};  // nobody listens there
-    facts.window = TestSettings().slots;
-    facts.slot_bytes = TestSettings().slice_bytes;
+    facts.window = LinkSettings().slots;
+    facts.slot_bytes = LinkSettings().slice_bytes;
     facts.lanes = 1;
     EXPECT_TRUE(other_world->ExchangeFacts("tcp/test", facts, {}, std::chrono::seconds(10)).ok());
   });
-  auto transport = TcpTransport::Create(*world, TestSettings(), "test");
+  auto transport = TcpTransport::Create(*world, LinkSettings(), "test");
   other.join();
   ASSERT_TRUE(transport.ok()) << transport.status();
   const auto link = (*transport)->OpenLink(1, In(5'000));
