@@ -1,0 +1,48 @@
+// Registered regions and the checks of every access to them: key, protection domain, permission and
+// bounds, before a byte moves (IBTA vol. 1, 10.6.3 and 9.7.4.1).
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+#include "transport/urxe/engine/arena.h"
+
+namespace urxe {
+
+class MemoryTable {
+ public:
+  explicit MemoryTable(Arena& arena);
+
+  // Registers [address, address + length) as [iova, iova + length). Returns the key, or 0 when the
+  // table is full. A key's lower byte varies from one use of an entry to the next, so that a key
+  // that outlived its region is refused.
+  uint32_t Register(uint64_t address, uint64_t iova, uint64_t length, uint32_t access, uint32_t pd);
+  // Changes a region in place; its key changes too, as ibv_rereg_mr's users must expect. 0 when
+  // `key` is unknown.
+  uint32_t Reregister(uint32_t key, uint64_t address, uint64_t iova, uint64_t length,
+                      uint32_t access, uint32_t pd);
+  void Deregister(uint32_t key);
+
+  // The bytes at [iova, iova + length) of the region `key`; null unless it exists, belongs to `pd`,
+  // permits all of `access` (IBV_ACCESS_* bits) and holds the whole range. length 0 is allowed
+  // anywhere, with any key: the caller need not ask.
+  std::byte* Find(uint32_t key, uint32_t pd, uint32_t access, uint64_t iova, uint64_t length) const {
+    const uint32_t index = key >> 8;
+    if (index >= kMaxRegions) return nullptr;
+    const SharedRegion& region = regions_[index];
+    if (region.key.load(std::memory_order_acquire) != key || region.pd != pd ||
+        (region.access & access) != access || iova < region.iova ||
+        length > region.length || iova - region.iova > region.length - length) {
+      return nullptr;
+    }
+    return reinterpret_cast<std::byte*>(region.address + (iova - region.iova));
+  }
+
+ private:
+  SharedRegion* regions_;        // in the arena; writes under the engine's lock
+  std::vector<uint32_t> free_;   // entries given back
+  uint32_t used_ = 1;            // entry 0 stays empty: key 0 is none
+};
+
+}  // namespace urxe

@@ -1,0 +1,160 @@
+// A queue pair: what the application set, its send queue, and where requester and responder stand.
+// Everything here is guarded by the engine's lock.
+#pragma once
+
+#include <infiniband/verbs.h>
+
+#include <cstdint>
+#include <deque>
+#include <memory>
+#include <vector>
+
+#include "transport/urxe/engine/completion_queue.h"
+#include "transport/urxe/engine/receive_ring.h"
+#include "transport/urxe/wire/endpoint.h"
+
+namespace urxe {
+
+class Engine;
+class LocalPeer;
+
+struct SharedReceiveQueue : ibv_srq {
+  Engine* engine = nullptr;
+  ReceiveRing* ring = nullptr;
+  uint32_t pd = 0;
+  uint32_t limit = 0;  // IBV_EVENT_SRQ_LIMIT_REACHED once when fewer wait; 0: disarmed
+  uint32_t number = 0;
+};
+
+struct AddressHandle : ibv_ah {
+  ibv_ah_attr attr = {};
+  Destination destination;
+  Endpoint* endpoint = nullptr;
+};
+
+// A piece of local memory. Inline data lie in the send request's own slot and have no key.
+struct Piece {
+  uint64_t address = 0;
+  uint32_t length = 0;  // bytes
+  uint32_t lkey = 0;
+};
+
+struct SendRequest {
+  uint64_t wr_id = 0;
+  ibv_wr_opcode opcode = IBV_WR_SEND;
+  uint32_t flags = 0;  // IBV_SEND_*; IBV_SEND_SIGNALED also for sq_sig_all
+  uint32_t immediate = 0;  // network order; or the key to invalidate
+  uint32_t length = 0;     // bytes in all
+  uint64_t remote_address = 0;
+  uint32_t rkey = 0;
+  uint64_t compare_or_add = 0;
+  uint64_t swap = 0;
+  AddressHandle* ah = nullptr;  // UD
+  uint32_t remote_qpn = 0;
+  uint32_t remote_qkey = 0;
+  uint32_t num_pieces = 0;  // in QueuePair::pieces, from this request's slot on
+  bool inlined = false;
+  // Set when its first packet is made.
+  bool started = false;
+  uint32_t first_psn = 0;
+  uint32_t last_psn = 0;
+  uint32_t packet_cost = 0;  // what each of its packets takes of the window, bytes
+  bool local = false;        // carried out by the same-host path
+  bool done = false;         // READ and atomics: the response is complete
+};
+
+// The oldest duplicates that a responder must be able to answer again (IBTA 9.7.5.1.2): READs and
+// atomics, up to max_dest_rd_atomic of them.
+struct ResponderResource {
+  bool atomic = false;
+  uint32_t first_psn = 0;
+  uint32_t last_psn = 0;
+  uint64_t address = 0;   // READ: where the next response reads from
+  uint32_t rkey = 0;
+  uint32_t length = 0;    // READ: bytes in all
+  uint64_t original = 0;  // atomic: what was there before
+  uint32_t msn = 0;
+};
+
+// A response that is owed, in the order of requests.
+struct OwedResponse {
+  ResponderResource resource;
+  uint32_t next_psn = 0;  // READ: of the next response packet
+};
+
+struct QueuePair : ibv_qp_ex {
+  Engine* engine = nullptr;
+  uint32_t index = 0;  // qp_num = slot << 16 | index
+  uint32_t pd_handle = 0;
+  bool extended = false;         // ibv_wr_* may be used
+  bool signal_all = false;       // sq_sig_all
+  ibv_qp_cap cap = {};
+  ibv_qp_attr attr = {};         // as set by modify_qp; `state` above is the current one
+  CompletionQueue* send = nullptr;
+  CompletionQueue* receive = nullptr;
+  SharedReceiveQueue* shared = nullptr;
+  ReceiveRing* ring = nullptr;   // its own receives, or the SRQ's
+  SharedQueuePair* entry = nullptr;  // in the arena
+
+  // Send queue: a ring of `requests`; [first, next) are started, [next, last) wait.
+  std::vector<SendRequest> requests;  // a power of two
+  std::vector<Piece> pieces;          // cap.max_send_sge for each request
+  std::vector<std::byte> inline_data; // cap.max_inline_data for each request
+  uint32_t first = 0;
+  uint32_t next = 0;
+  uint32_t last = 0;
+
+  // Where packets go; set at RTR.
+  Endpoint* endpoint = nullptr;
+  Destination destination;
+  uint32_t mtu = 1024;  // bytes
+  LocalPeer* local = nullptr;  // the same-host path, when taken
+
+  struct Requester {
+    uint32_t next_psn = 0;     // of the next request to be started
+    uint32_t send_psn = 0;     // of the next packet to send; below next_psn when sending again
+    uint32_t unacked_psn = 0;  // the oldest packet that was not acknowledged
+    uint32_t max_sent_psn = 0;  // one after the highest PSN ever sent: below it, a retransmission
+    uint32_t cursor = 0;       // the request that holds send_psn
+    uint32_t in_flight = 0;    // bytes of window taken
+    uint32_t reads = 0;        // READ requests and atomics without their response
+    uint32_t since_ack_request = 0;  // bytes since a packet asked for an ACK
+    uint32_t recovery_psn = 0;  // losses before it have halved the window already
+    bool probing = false;       // unacked_psn was sent again early
+    uint32_t retries_left = 0;
+    uint32_t rnr_retries_left = 0;
+    uint64_t deadline = 0;      // ns: local ACK timeout; 0: none
+    uint64_t probe_at = 0;      // ns; 0: none
+    uint64_t rnr_until = 0;     // ns: waits for the receiver; 0: does not
+    uint32_t read_bytes = 0;    // of the response being received
+  } requester;
+
+  struct Responder {
+    uint32_t expected_psn = 0;
+    uint32_t msn = 0;
+    bool nak_sent = false;    // nothing more is answered until the expected PSN comes
+    bool ack_owed = false;
+    bool in_message = false;  // a FIRST has come, its LAST has not
+    Operation operation = Operation::kSendOnly;  // the FIRST's
+    bool have_receive = false;
+    Receive current;          // taken for the message under way
+    uint64_t address = 0;     // WRITE: where the next packet goes
+    uint32_t rkey = 0;
+    uint32_t remaining = 0;   // WRITE: bytes to come
+    uint32_t received = 0;    // SEND, WRITE: bytes so far
+    bool established = false; // IBV_EVENT_COMM_EST was raised
+    std::deque<OwedResponse> owed;
+    std::vector<ResponderResource> resources;  // the last max_dest_rd_atomic, a ring
+    uint32_t next_resource = 0;
+  } responder;
+
+  bool peer_skips_icrc = false;
+  // Links of the engine's lists.
+  bool in_send_list = false;
+  bool in_timer_list = false;
+  bool in_answer_list = false;
+  bool last_wqe_raised = false;
+  uint32_t events_sent = 0;  // async events delivered: ibv_destroy_qp waits for their acks
+};
+
+}  // namespace urxe
