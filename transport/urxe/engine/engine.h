@@ -9,11 +9,11 @@
 
 #include <atomic>
 #include <cstdint>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <string>
-#include <thread>
-#include <unordered_map>
+#include <utility>
 #include <vector>
 
 #include "transport/urxe/engine/arena.h"
@@ -37,18 +37,21 @@ class Engine {
   Arena& arena() { return *arena_; }
   MemoryTable& memory() { return *memory_; }
   uint32_t slot() const { return static_cast<uint32_t>(slot_->number()); }
+  uint64_t now() const { return now_; }  // ns, of this turn
 
   // Gives the queue pair an index and number, its arena entry and the memory of its queues, from
-  // qp.cap and qp.shared. 0 or errno. Remove undoes it; the queue pair is in RESET or ERR.
+  // qp.cap and qp.shared. 0 or errno. Remove undoes it, whatever the state.
   int Add(QueuePair& qp);
   void Remove(QueuePair& qp);
 
-  // State transitions, after the caller checked them and stored the attributes in qp.attr.
+  // State transitions, after the caller checked them and stored the attributes in qp.attr; they set
+  // qp.state.
   int Connect(QueuePair& qp);        // to RTR: finds the path. errno: EHOSTUNREACH, EADDRINUSE, ...
   void StartSending(QueuePair& qp);  // to RTS
   void Reset(QueuePair& qp);         // forgets queues and protocol state
   void Fail(QueuePair& qp);          // to ERR: flushes both queues
   void Drain(QueuePair& qp);         // to SQD: IBV_EVENT_SQ_DRAINED once nothing is outstanding
+  void SetState(QueuePair& qp, ibv_qp_state state);  // and nothing else
 
   // Posting takes the lock itself. As ibv_post_send and ibv_post_recv.
   int PostSend(QueuePair& qp, ibv_send_wr* wr, ibv_send_wr** bad);
@@ -63,13 +66,64 @@ class Engine {
   bool Progress();
   bool TryProgress();
 
+  // For requester and responder.
+  QueuePair* Find(uint32_t qpn) const;
+  void WantToSend(QueuePair& qp);          // has packets for which there may be room now
+  void WantToAnswer(QueuePair& qp);        // owes responses
+  void WantTimer(QueuePair& qp, uint64_t deadline);  // a deadline of qp is at `deadline` (ns)
+
  private:
   Engine() = default;
+  bool Start();
+  void Run();  // the progress thread
+  void Sleep();
+  void Dispatch(Endpoint& endpoint);
+  void AnswerAll();
+  void FireTimers();
+  void KickThread();
+  FlowWindow& WindowTo(const Gid& gid, uint32_t qpn);
+
+  std::unique_ptr<ProcessSlot> slot_;
+  std::unique_ptr<Arena> arena_;
+  std::unique_ptr<MemoryTable> memory_;
+  std::vector<QueuePair*> queue_pairs_;  // by index
+  std::vector<uint32_t> free_indices_;   // given back, oldest first, so that numbers return late
+  uint32_t used_indices_ = 1;
+  std::vector<std::unique_ptr<Endpoint>> endpoints_;
+  std::map<std::pair<Gid, uint32_t>, FlowWindow> windows_;  // by address and slot
+
+  std::vector<QueuePair*> send_list_, answer_list_, timer_list_;
+  std::vector<QueuePair*> turn_;  // a list while it is worked on
+  uint64_t next_deadline_ = UINT64_MAX;
+  uint64_t now_ = 0;
+
+  // The progress thread.
+  int wake_fd_ = -1;
+  std::atomic<uint64_t> sleeping_until_{0};  // ns; 0: awake
+  std::atomic<uint64_t> last_poll_{0};       // ns: a caller of poll_cq drove a turn
+  int idle_wakeups_ = 0;                     // in a row, that found nothing: callers were faster
 };
+
+// The requester (IBTA vol. 1, 9.7.3, 9.7.5.1, 9.7.6) and the responder (9.7.4, 9.7.5.2).
+void SendMore(Engine& engine, QueuePair& qp);
+void OnResponse(Engine& engine, QueuePair& qp, const Arrival& arrival);
+void OnRequesterTimer(Engine& engine, QueuePair& qp);
+void OnRequest(Engine& engine, QueuePair& qp, const Arrival& arrival);
+// Sends what is owed, at most a burst. True when nothing is owed any more.
+bool Answer(Engine& engine, QueuePair& qp);
+
+// Completes the oldest send request and retires it. A failing status moves the queue pair to ERR.
+void CompleteSend(Engine& engine, QueuePair& qp, ibv_wc_status status);
+// Completes qp.responder.current.
+void CompleteReceive(Engine& engine, QueuePair& qp, ibv_wc_status status, const Header* header);
 
 // Raises an asynchronous event at the object's context (verbs/async.cc). Any lock may be held.
 void RaiseEvent(QueuePair& qp, ibv_event_type type);
 void RaiseEvent(CompletionQueue& cq, ibv_event_type type);
 void RaiseEvent(SharedReceiveQueue& srq, ibv_event_type type);
+
+// The address that entry `gid_index` of a context's device stands for, and the interface it is on
+// (verbs/devices.cc). False when there is none.
+bool SourceOf(const ibv_context* context, int gid_index, Gid& gid, unsigned& interface_index);
 
 }  // namespace urxe

@@ -4,6 +4,7 @@
 
 #include <infiniband/verbs.h>
 
+#include <array>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -17,6 +18,13 @@ namespace urxe {
 
 class Engine;
 class LocalPeer;
+
+// What ibv_query_device says: outstanding READs and atomics of a queue pair, as initiator, target.
+inline constexpr uint32_t kMaxInitiatorDepth = 16;
+inline constexpr uint32_t kMaxResponderResources = 128;
+inline constexpr uint32_t kMaxSendSge = 32;
+inline constexpr uint32_t kMaxInline = 1024;          // bytes
+inline constexpr uint32_t kMaxMessage = 1u << 30;     // bytes
 
 struct SharedReceiveQueue : ibv_srq {
   Engine* engine = nullptr;
@@ -76,6 +84,13 @@ struct ResponderResource {
   uint32_t msn = 0;
 };
 
+// Bytes in flight from this process to one peer process, shared by all queue pairs between them,
+// since they end in one socket buffer. Halved on loss, grown by a packet per window of ACKs.
+struct FlowWindow {
+  uint32_t limit = 0;      // bytes
+  uint32_t in_flight = 0;  // bytes
+};
+
 // A response that is owed, in the order of requests.
 struct OwedResponse {
   ResponderResource resource;
@@ -108,7 +123,8 @@ struct QueuePair : ibv_qp_ex {
   Endpoint* endpoint = nullptr;
   Destination destination;
   uint32_t mtu = 1024;  // bytes
-  LocalPeer* local = nullptr;  // the same-host path, when taken
+  FlowWindow* window = nullptr;  // of the engine, which never frees one
+  LocalPeer* local = nullptr;    // the same-host path, when taken
 
   struct Requester {
     uint32_t next_psn = 0;     // of the next request to be started
@@ -117,16 +133,20 @@ struct QueuePair : ibv_qp_ex {
     uint32_t max_sent_psn = 0;  // one after the highest PSN ever sent: below it, a retransmission
     uint32_t cursor = 0;       // the request that holds send_psn
     uint32_t in_flight = 0;    // bytes of window taken
-    uint32_t reads = 0;        // READ requests and atomics without their response
+    // The last PSN of each READ request and atomic without its (whole) response, oldest first.
+    std::array<uint32_t, kMaxInitiatorDepth> read_ends = {};
+    uint32_t reads = 0;
     uint32_t since_ack_request = 0;  // bytes since a packet asked for an ACK
     uint32_t recovery_psn = 0;  // losses before it have halved the window already
     bool probing = false;       // unacked_psn was sent again early
+    uint32_t probe_psn = 0;
+    uint32_t probe_backoff = 0;  // probes since the last progress
+    uint64_t went_back_at = 0;   // ns, for a gap among responses
     uint32_t retries_left = 0;
     uint32_t rnr_retries_left = 0;
     uint64_t deadline = 0;      // ns: local ACK timeout; 0: none
     uint64_t probe_at = 0;      // ns; 0: none
-    uint64_t rnr_until = 0;     // ns: waits for the receiver; 0: does not
-    uint32_t read_bytes = 0;    // of the response being received
+    uint64_t rnr_until = 0;      // ns: waits for the receiver; 0: does not
   } requester;
 
   struct Responder {
@@ -134,6 +154,7 @@ struct QueuePair : ibv_qp_ex {
     uint32_t msn = 0;
     bool nak_sent = false;    // nothing more is answered until the expected PSN comes
     bool ack_owed = false;
+    uint8_t nak_owed = 0;     // its syndrome; 0: none
     bool in_message = false;  // a FIRST has come, its LAST has not
     Operation operation = Operation::kSendOnly;  // the FIRST's
     bool have_receive = false;
@@ -149,10 +170,11 @@ struct QueuePair : ibv_qp_ex {
   } responder;
 
   bool peer_skips_icrc = false;
-  // Links of the engine's lists.
+  // Whether the engine's lists hold it.
   bool in_send_list = false;
   bool in_timer_list = false;
   bool in_answer_list = false;
+  bool draining = false;  // SQD: IBV_EVENT_SQ_DRAINED is still to be raised
   bool last_wqe_raised = false;
   uint32_t events_sent = 0;  // async events delivered: ibv_destroy_qp waits for their acks
 };
