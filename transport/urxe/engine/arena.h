@@ -21,10 +21,10 @@ struct SharedRegion {
   std::atomic<uint32_t> key{0};  // lkey and rkey; 0: none. index << 8 | variant is the key's form
   uint32_t access = 0;           // IBV_ACCESS_*
   uint32_t pd = 0;               // handle of the protection domain
-  uint32_t reserved = 0;
-  uint64_t iova = 0;     // what remote addresses start at
-  uint64_t length = 0;   // bytes
-  uint64_t address = 0;  // where iova lies in the owner's address space
+  uint32_t uses = 0;             // registrations of this entry so far, which vary its key
+  uint64_t iova = 0;             // what remote addresses start at
+  uint64_t length = 0;           // bytes
+  uint64_t address = 0;          // where iova lies in the owner's address space
 };
 
 // A queue pair as peers see it.
@@ -33,16 +33,17 @@ struct SharedQueuePair {
   uint32_t qpn = 0;                // 0: none
   uint32_t dest_qpn = 0;
   uint32_t pd = 0;
-  uint32_t access = 0;            // IBV_ACCESS_* that the queue pair permits
-  uint32_t rnr_timer = 0;         // min_rnr_timer code
-  uint64_t receive_queue = 0;     // offset of its (or its SRQ's) ReceiveRing; 0: none
-  uint64_t inbox = 0;             // offset of its ring of arrivals; 0: none
+  uint32_t access = 0;         // IBV_ACCESS_* that the queue pair permits
+  uint32_t rnr_timer = 0;      // min_rnr_timer code
+  uint64_t receive_queue = 0;  // offset of its (or its SRQ's) ReceiveRing; 0: none
+  uint64_t inbox = 0;          // offset of its ring of arrivals; 0: none
 };
 
 struct ArenaHeader {
   uint64_t magic = 0;
   uint32_t version = 0;
   uint32_t slot = 0;
+  int32_t pid = 0;  // the owner's: a forked child inherits the memfd but owns no arena
   // Same-host peers bump it after they put something into an inbox.
   alignas(64) std::atomic<uint32_t> doorbell{0};
   // The progress thread sleeps: whoever bumps the doorbell and clears this must wake it.
@@ -64,6 +65,7 @@ class Arena {
   ~Arena();
 
   ArenaHeader& header() { return *header_; }
+  // Allocate and Free: the owner's arena only, under the engine's lock.
   // A block of at least `size` zeroed bytes, aligned to 64; null when the arena is full.
   void* Allocate(size_t size);
   void Free(void* block, size_t size);

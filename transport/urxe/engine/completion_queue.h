@@ -5,54 +5,80 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <mutex>
 #include <vector>
 
 namespace urxe {
 
 class Engine;
+struct CompletionQueue;
 
 // A work completion as it waits to be polled.
 struct Completion {
   ibv_wc wc = {};
   bool solicited = false;  // counts for IBV_NOTIFY solicited_only; errors always do
-  uint64_t timestamp = 0;  // ns, CLOCK_MONOTONIC; set only for queues that asked for it
+  uint64_t timestamp = 0;  // ns, CLOCK_MONOTONIC; set by Push for queues that asked for it
 };
 
+// Events wait in `events`; fd is an eventfd that counts them (EFD_SEMAPHORE), so that poll(), a
+// blocking ibv_get_cq_event and O_NONBLOCK all work as they do on a device file.
 struct CompletionChannel : ibv_comp_channel {
-  // fd is the read end of a pipe that carries one CompletionQueue* per event, so that poll(), the
-  // blocking read of ibv_get_cq_event and O_NONBLOCK all work as they do on a device file.
-  int write_fd = -1;
+  std::mutex lock;  // guards `events`, and events_taken of their queues
+  std::deque<CompletionQueue*> events;
 };
 
 struct CompletionQueue : ibv_cq_ex {
   Engine* engine = nullptr;
   std::mutex lock;  // guards the ring and `armed`; taken after the engine's lock, never before
 
-  std::vector<Completion> ring;  // capacity: a power of two above cqe
-  uint32_t head = 0;             // next to poll
-  uint32_t tail = 0;             // next to fill
+  std::vector<Completion> ring;      // a power of two, cqe + 1
+  uint32_t head = 0;                 // next to poll
+  uint32_t tail = 0;                 // next to fill
   std::atomic<uint32_t> waiting{0};  // tail - head, readable without the lock
-  bool overrun = false;
+  std::atomic<bool> overrun{false};
 
   enum class Armed : uint8_t { kNo, kSolicited, kAny } armed = Armed::kNo;
-  bool extended = false;   // made by ibv_create_cq_ex: polled by start_poll
   bool timestamps = false;
-  uint64_t wc_flags = 0;   // what may be read, IBV_WC_EX_*
-  Completion current;      // of start_poll and next_poll
-  uint32_t events_sent = 0;  // to the channel: ibv_destroy_cq waits until all are acknowledged
-  uint16_t moderation_count = 0;   // ibv_modify_cq: events only after so many completions, or
-  uint16_t moderation_period = 0;  // microseconds after the first
+
+  // Moderation (ibv_modify_cq): once armed, the event is held back until so many completions came
+  // that it is for, or so many microseconds passed since the first. Count 0: by time alone; period
+  // 0: at once.
+  uint16_t moderation_count = 0;
+  uint16_t moderation_period = 0;
+  uint32_t held_completions = 0;  // since the event was first held back
+  uint64_t held_until = 0;        // ns, CLOCK_MONOTONIC; 0: no event is held back
+
+  // start_poll to end_poll: one thread at a time.
+  std::mutex polling;
+  bool single_threaded = false;  // IBV_CREATE_CQ_ATTR_SINGLE_THREADED: `polling` is not used
+  Completion current;
+
+  std::atomic<uint32_t> users{0};   // queue pairs that complete here
+  uint32_t events_taken = 0;        // by ibv_get_cq_event: ibv_destroy_cq waits for their acks
+  uint32_t async_events_taken = 0;  // by ibv_get_async_event, likewise
 };
 
 // Adds a completion and fires the channel when armed. A full queue becomes overrun: the completion
 // is lost, IBV_EVENT_CQ_ERR is raised once.
 void Push(CompletionQueue& cq, const Completion& completion);
 
-// Takes up to `count`; never makes progress by itself. Returns how many; -1 after an overrun.
-int Take(CompletionQueue& cq, int count, ibv_wc* wc);
+// Takes up to `count`; never makes progress by itself. Returns how many; -1 once an overrun queue
+// is empty.
+int Take(CompletionQueue& cq, int count, Completion* completions);
 
 // ibv_poll_cq: takes what waits; when nothing does, makes progress once and takes again.
 int Poll(CompletionQueue& cq, int count, ibv_wc* wc);
+
+// ibv_req_notify_cq: the next completion (that is solicited or an error) fires the channel. What
+// waits already does not: callers poll once more after arming.
+void Arm(CompletionQueue& cq, bool solicited_only);
+
+// Fires the channels whose moderation period is over. Returns when the next one is, in ns of
+// CLOCK_MONOTONIC; UINT64_MAX when none is held back.
+uint64_t FireModerated(uint64_t now);
+
+// Makes the event of `cq`, if one is held back, no longer fire: before the queue is destroyed.
+void ForgetModerated(CompletionQueue& cq);
 
 }  // namespace urxe

@@ -27,22 +27,24 @@ class MemoryTable {
   // The bytes at [iova, iova + length) of the region `key`; null unless it exists, belongs to `pd`,
   // permits all of `access` (IBV_ACCESS_* bits) and holds the whole range. length 0 is allowed
   // anywhere, with any key: the caller need not ask.
-  std::byte* Find(uint32_t key, uint32_t pd, uint32_t access, uint64_t iova, uint64_t length) const {
+  std::byte* Find(uint32_t key, uint32_t pd, uint32_t access, uint64_t iova,
+                  uint64_t length) const {
     const uint32_t index = key >> 8;
     if (index >= kMaxRegions) return nullptr;
     const SharedRegion& region = regions_[index];
     if (region.key.load(std::memory_order_acquire) != key || region.pd != pd ||
-        (region.access & access) != access || iova < region.iova ||
-        length > region.length || iova - region.iova > region.length - length) {
+        (region.access & access) != access || iova < region.iova || length > region.length ||
+        iova - region.iova > region.length - length) {
       return nullptr;
     }
     return reinterpret_cast<std::byte*>(region.address + (iova - region.iova));
   }
 
  private:
-  SharedRegion* regions_;        // in the arena; writes under the engine's lock
-  std::vector<uint32_t> free_;   // entries given back
-  uint32_t used_ = 1;            // entry 0 stays empty: key 0 is none
+  SharedRegion* regions_;       // in the arena; writes under the engine's lock
+  std::vector<uint32_t> free_;  // entries given back
+  uint32_t used_ = 1;           // entry 0 stays empty: key 0 is none
+  uint32_t salt_ = 0;           // where variants start, so that keys of an earlier process differ
 };
 
 }  // namespace urxe

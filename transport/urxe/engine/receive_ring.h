@@ -1,5 +1,6 @@
 // Posted receives, of a queue pair or an SRQ: a ring in the arena, with one producer (under its
-// owner's lock) and any number of consumers, same-host peers among them, that take receives in order.
+// owner's lock) and any number of consumers, same-host peers among them, that take receives in
+// order.
 #pragma once
 
 #include <infiniband/verbs.h>
