@@ -1,7 +1,5 @@
 #include "transport/urxe/engine/completion_queue.h"
 
-#include <sys/eventfd.h>
-
 #include <algorithm>
 
 #include "transport/urxe/engine/engine.h"
@@ -25,10 +23,7 @@ void Fire(CompletionQueue& cq) {
   cq.armed = CompletionQueue::Armed::kNo;
   cq.held_until = 0;
   cq.held_completions = 0;
-  auto* channel = static_cast<CompletionChannel*>(cq.channel);
-  std::lock_guard guard(channel->lock);
-  channel->events.push_back(&cq);
-  eventfd_write(channel->fd, 1);
+  static_cast<CompletionChannel*>(cq.channel)->events.Push(&cq);
 }
 
 void HoldBack(CompletionQueue& cq) {

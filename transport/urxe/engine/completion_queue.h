@@ -5,9 +5,10 @@
 
 #include <atomic>
 #include <cstdint>
-#include <deque>
 #include <mutex>
 #include <vector>
+
+#include "transport/urxe/engine/event_queue.h"
 
 namespace urxe {
 
@@ -21,11 +22,8 @@ struct Completion {
   uint64_t timestamp = 0;  // ns, CLOCK_MONOTONIC; set by Push for queues that asked for it
 };
 
-// Events wait in `events`; fd is an eventfd that counts them (EFD_SEMAPHORE), so that poll(), a
-// blocking ibv_get_cq_event and O_NONBLOCK all work as they do on a device file.
 struct CompletionChannel : ibv_comp_channel {
-  std::mutex lock;  // guards `events`, and events_taken of their queues
-  std::deque<CompletionQueue*> events;
+  EventQueue<CompletionQueue*> events;  // fd is its descriptor
 };
 
 struct CompletionQueue : ibv_cq_ex {
@@ -55,8 +53,9 @@ struct CompletionQueue : ibv_cq_ex {
   Completion current;
 
   std::atomic<uint32_t> users{0};   // queue pairs that complete here
-  uint32_t events_taken = 0;        // by ibv_get_cq_event: ibv_destroy_cq waits for their acks
-  uint32_t async_events_taken = 0;  // by ibv_get_async_event, likewise
+  // Handed out by ibv_get_cq_event and ibv_get_async_event: ibv_destroy_cq waits for their acks.
+  uint32_t events_taken = 0;
+  uint32_t async_events_taken = 0;
 };
 
 // Adds a completion and fires the channel when armed. A full queue becomes overrun: the completion

@@ -68,8 +68,8 @@ class Engine {
 
   // For requester and responder.
   QueuePair* Find(uint32_t qpn) const;
-  void WantToSend(QueuePair& qp);          // has packets for which there may be room now
-  void WantToAnswer(QueuePair& qp);        // owes responses
+  void WantToSend(QueuePair& qp);                    // has packets for which there may be room now
+  void WantToAnswer(QueuePair& qp);                  // owes responses
   void WantTimer(QueuePair& qp, uint64_t deadline);  // a deadline of qp is at `deadline` (ns)
 
  private:
@@ -77,6 +77,7 @@ class Engine {
   bool Start();
   void Run();  // the progress thread
   void Sleep();
+  void TakeRelayed();  // packets that reached another process first
   void Dispatch(Endpoint& endpoint);
   void AnswerAll();
   void FireTimers();
@@ -108,7 +109,8 @@ class Engine {
 void SendMore(Engine& engine, QueuePair& qp);
 void OnResponse(Engine& engine, QueuePair& qp, const Arrival& arrival);
 void OnRequesterTimer(Engine& engine, QueuePair& qp);
-void OnRequest(Engine& engine, QueuePair& qp, const Arrival& arrival);
+// `own` is the address the packet came to.
+void OnRequest(Engine& engine, QueuePair& qp, const Arrival& arrival, const Gid& own);
 // Sends what is owed, at most a burst. True when nothing is owed any more.
 bool Answer(Engine& engine, QueuePair& qp);
 

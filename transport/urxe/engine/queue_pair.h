@@ -23,8 +23,8 @@ class LocalPeer;
 inline constexpr uint32_t kMaxInitiatorDepth = 16;
 inline constexpr uint32_t kMaxResponderResources = 128;
 inline constexpr uint32_t kMaxSendSge = 32;
-inline constexpr uint32_t kMaxInline = 1024;          // bytes
-inline constexpr uint32_t kMaxMessage = 1u << 30;     // bytes
+inline constexpr uint32_t kMaxInline = 1024;       // bytes
+inline constexpr uint32_t kMaxMessage = 1u << 30;  // bytes
 
 struct SharedReceiveQueue : ibv_srq {
   Engine* engine = nullptr;
@@ -50,7 +50,7 @@ struct Piece {
 struct SendRequest {
   uint64_t wr_id = 0;
   ibv_wr_opcode opcode = IBV_WR_SEND;
-  uint32_t flags = 0;  // IBV_SEND_*; IBV_SEND_SIGNALED also for sq_sig_all
+  uint32_t flags = 0;      // IBV_SEND_*; IBV_SEND_SIGNALED also for sq_sig_all
   uint32_t immediate = 0;  // network order; or the key to invalidate
   uint32_t length = 0;     // bytes in all
   uint64_t remote_address = 0;
@@ -74,10 +74,11 @@ struct SendRequest {
 // The oldest duplicates that a responder must be able to answer again (IBTA 9.7.5.1.2): READs and
 // atomics, up to max_dest_rd_atomic of them.
 struct ResponderResource {
+  bool used = false;
   bool atomic = false;
   uint32_t first_psn = 0;
   uint32_t last_psn = 0;
-  uint64_t address = 0;   // READ: where the next response reads from
+  uint64_t address = 0;  // READ: where the next response reads from
   uint32_t rkey = 0;
   uint32_t length = 0;    // READ: bytes in all
   uint64_t original = 0;  // atomic: what was there before
@@ -101,20 +102,20 @@ struct QueuePair : ibv_qp_ex {
   Engine* engine = nullptr;
   uint32_t index = 0;  // qp_num = slot << 16 | index
   uint32_t pd_handle = 0;
-  bool extended = false;         // ibv_wr_* may be used
-  bool signal_all = false;       // sq_sig_all
+  bool extended = false;    // ibv_wr_* may be used
+  bool signal_all = false;  // sq_sig_all
   ibv_qp_cap cap = {};
-  ibv_qp_attr attr = {};         // as set by modify_qp; `state` above is the current one
+  ibv_qp_attr attr = {};  // as set by modify_qp; `state` above is the current one
   CompletionQueue* send = nullptr;
   CompletionQueue* receive = nullptr;
   SharedReceiveQueue* shared = nullptr;
-  ReceiveRing* ring = nullptr;   // its own receives, or the SRQ's
+  ReceiveRing* ring = nullptr;       // its own receives, or the SRQ's
   SharedQueuePair* entry = nullptr;  // in the arena
 
   // Send queue: a ring of `requests`; [first, next) are started, [next, last) wait.
-  std::vector<SendRequest> requests;  // a power of two
-  std::vector<Piece> pieces;          // cap.max_send_sge for each request
-  std::vector<std::byte> inline_data; // cap.max_inline_data for each request
+  std::vector<SendRequest> requests;   // a power of two
+  std::vector<Piece> pieces;           // cap.max_send_sge for each request
+  std::vector<std::byte> inline_data;  // cap.max_inline_data for each request
   uint32_t first = 0;
   uint32_t next = 0;
   uint32_t last = 0;
@@ -122,48 +123,48 @@ struct QueuePair : ibv_qp_ex {
   // Where packets go; set at RTR.
   Endpoint* endpoint = nullptr;
   Destination destination;
-  uint32_t mtu = 1024;  // bytes
+  uint32_t mtu = 1024;           // bytes
   FlowWindow* window = nullptr;  // of the engine, which never frees one
   LocalPeer* local = nullptr;    // the same-host path, when taken
 
   struct Requester {
-    uint32_t next_psn = 0;     // of the next request to be started
-    uint32_t send_psn = 0;     // of the next packet to send; below next_psn when sending again
-    uint32_t unacked_psn = 0;  // the oldest packet that was not acknowledged
+    uint32_t next_psn = 0;      // of the next request to be started
+    uint32_t send_psn = 0;      // of the next packet to send; below next_psn when sending again
+    uint32_t unacked_psn = 0;   // the oldest packet that was not acknowledged
     uint32_t max_sent_psn = 0;  // one after the highest PSN ever sent: below it, a retransmission
-    uint32_t cursor = 0;       // the request that holds send_psn
-    uint32_t in_flight = 0;    // bytes of window taken
+    uint32_t cursor = 0;        // the request that holds send_psn
+    uint32_t in_flight = 0;     // bytes of window taken
     // The last PSN of each READ request and atomic without its (whole) response, oldest first.
     std::array<uint32_t, kMaxInitiatorDepth> read_ends = {};
     uint32_t reads = 0;
     uint32_t since_ack_request = 0;  // bytes since a packet asked for an ACK
-    uint32_t recovery_psn = 0;  // losses before it have halved the window already
-    bool probing = false;       // unacked_psn was sent again early
+    uint32_t recovery_psn = 0;       // losses before it have halved the window already
+    bool probing = false;            // unacked_psn was sent again early
     uint32_t probe_psn = 0;
     uint32_t probe_backoff = 0;  // probes since the last progress
     uint64_t went_back_at = 0;   // ns, for a gap among responses
     uint32_t retries_left = 0;
     uint32_t rnr_retries_left = 0;
-    uint64_t deadline = 0;      // ns: local ACK timeout; 0: none
-    uint64_t probe_at = 0;      // ns; 0: none
-    uint64_t rnr_until = 0;      // ns: waits for the receiver; 0: does not
+    uint64_t deadline = 0;   // ns: local ACK timeout; 0: none
+    uint64_t probe_at = 0;   // ns; 0: none
+    uint64_t rnr_until = 0;  // ns: waits for the receiver; 0: does not
   } requester;
 
   struct Responder {
     uint32_t expected_psn = 0;
     uint32_t msn = 0;
-    bool nak_sent = false;    // nothing more is answered until the expected PSN comes
+    bool nak_sent = false;  // nothing more is answered until the expected PSN comes
     bool ack_owed = false;
-    uint8_t nak_owed = 0;     // its syndrome; 0: none
-    bool in_message = false;  // a FIRST has come, its LAST has not
+    uint8_t nak_owed = 0;                        // its syndrome; 0: none
+    bool in_message = false;                     // a FIRST has come, its LAST has not
     Operation operation = Operation::kSendOnly;  // the FIRST's
     bool have_receive = false;
-    Receive current;          // taken for the message under way
-    uint64_t address = 0;     // WRITE: where the next packet goes
+    Receive current;       // taken for the message under way
+    uint64_t address = 0;  // WRITE: where the next packet goes
     uint32_t rkey = 0;
-    uint32_t remaining = 0;   // WRITE: bytes to come
-    uint32_t received = 0;    // SEND, WRITE: bytes so far
-    bool established = false; // IBV_EVENT_COMM_EST was raised
+    uint32_t remaining = 0;    // WRITE: bytes to come
+    uint32_t received = 0;     // SEND, WRITE: bytes so far
+    bool established = false;  // IBV_EVENT_COMM_EST was raised
     std::deque<OwedResponse> owed;
     std::vector<ResponderResource> resources;  // the last max_dest_rd_atomic, a ring
     uint32_t next_resource = 0;
