@@ -1,39 +1,29 @@
 // One address of this process on UDP port 4791: sends bursts of packets with segmentation offload
 // (UDP_SEGMENT), receives them joined (UDP_GRO), makes and checks ICRCs. All processes of a user on
 // an address share the port (SO_REUSEPORT); steering.h says how a packet finds its process.
+//
+// The engine polls fd() for each endpoint and the process slot's two descriptors, and calls
+// Receive, TakeMail (mailroom.h) and AnswerCallers when they are readable, and RunTimers when it
+// says so.
 #pragma once
-
-#include <netinet/in.h>
-#include <sys/uio.h>
 
 #include <cstddef>
 #include <cstdint>
 #include <memory>
-#include <optional>
 #include <span>
 #include <string>
 #include <vector>
 
+#include "transport/urxe/wire/burst.h"
 #include "transport/urxe/wire/icrc.h"
 #include "transport/urxe/wire/packet.h"
 
 namespace urxe {
 
-class FaultInjector;
-class PacketCapture;
 class ProcessSlot;
-class Steering;
 
-// Where a queue pair's packets go.
-struct Destination {
-  sockaddr_storage address = {};
-  socklen_t address_length = 0;
-  FlowKey flow;
-  uint8_t traffic_class = 0;  // TOS of IPv4, traffic class of IPv6
-  uint8_t hop_limit = 64;
-};
-
-// A packet that arrived with a good ICRC (or rightfully without). Valid until the next Receive.
+// A packet that arrived with a good ICRC (or rightfully without). Valid until the next Receive or
+// TakeRelayed.
 struct Arrival {
   Header header;
   std::span<const std::byte> payload;
@@ -45,7 +35,7 @@ class Endpoint {
  public:
   // Binds port 4791 of `address` and steers packets for `slot`'s queue pairs here. On failure null
   // and errno; `problem` is a line for people (EADDRINUSE: rdma_rxe is loaded in this network
-  // namespace, or another user has the port).
+  // namespace, or another user has the port). `slot` must outlive it.
   static std::unique_ptr<Endpoint> Open(const Gid& address, unsigned interface_index,
                                         ProcessSlot& slot, std::string& problem);
   ~Endpoint();
@@ -59,35 +49,52 @@ class Endpoint {
   int Resolve(const Gid& gid, Destination& destination) const;
 
   // Adds one packet to the burst: headers, then `payload` pieces of `payload_size` bytes in all;
-  // padding and ICRC are added (header.pad is set here). The pieces' memory must stay as it is
-  // until Flush. A burst goes to one destination: another destination, a packet larger than the
-  // first or a full burst flushes by itself.
+  // padding and ICRC are added (header.pad and kHintNoIcrc are set here). The pieces' memory must
+  // stay as it is until Flush. A burst goes to one process: another destination, a packet larger
+  // than the first or a full burst flushes by itself.
   void Queue(const Destination& destination, Header& header, std::span<const iovec> payload,
-             size_t payload_size, bool with_icrc);
+             size_t payload_size, bool with_icrc) {
+    burst_.Queue(destination, header, payload, payload_size, with_icrc);
+  }
   // Sends what is queued. A full socket buffer or a lost route loses packets, as a wire would.
-  void Flush();
+  void Flush() { burst_.Flush(); }
 
   // Receives one datagram of joined packets, if any waits. Returns the number of packets taken (bad
   // ones included), 0 when nothing waits. Arrivals() are the good ones, in order. Never blocks.
   int Receive();
   std::span<const Arrival> Arrivals() const { return arrivals_; }
-  // Takes one datagram that another process received and relayed; fills Arrivals() likewise.
-  void TakeRelayed(std::span<const std::byte> relayed);
+  // Takes a datagram that another process received and relayed (TakeMail calls it); fills
+  // Arrivals() likewise. `flow` and the bytes come from a process of this user.
+  void TakeRelayed(const FlowKey& flow, uint8_t traffic_class, size_t segment_size,
+                   std::span<const std::byte> datagram);
 
-  // Packets held back by delay or reorder faults whose time has come are sent. Returns when the
-  // next one is due, in ns of CLOCK_MONOTONIC; UINT64_MAX when none waits.
-  uint64_t SendDelayed(uint64_t now);
+  // What is due at `now`: packets held back by faults are sent, steering goes on. Returns when to
+  // call again, in ns of CLOCK_MONOTONIC; UINT64_MAX: not before something arrives.
+  uint64_t RunTimers(uint64_t now);
 
  private:
-  Endpoint() = default;
+  // A datagram of joined packets, each of `segment_size` bytes but the last.
+  struct Datagram {
+    FlowKey flow;
+    uint8_t traffic_class = 0;
+    size_t segment_size = 0;
+    std::span<const std::byte> bytes;
+  };
 
-  int fd_ = -1;
-  Gid address_ = {};
-  unsigned interface_index_ = 0;
+  Endpoint(int fd, const Gid& address, unsigned interface_index, ProcessSlot& slot);
+  void Take(const Datagram& datagram, bool relayed);
+  void TakePacket(const Datagram& datagram, std::span<const std::byte> packet, const Header& header,
+                  std::span<const std::byte> payload, uint16_t& identification);
+  void Relay(const Datagram& datagram, int slot, std::span<const std::byte> bytes);
+
+  const int fd_;
+  const Gid address_;
+  const unsigned interface_index_;
+  ProcessSlot& slot_;
+  const bool icrc_required_;
+  Burst burst_;
   std::vector<Arrival> arrivals_;
-  // The burst being queued, receive buffer, faults, capture, steering: see endpoint.cc.
-  struct Burst;
-  std::unique_ptr<Burst> burst_;
+  std::unique_ptr<std::byte[]> buffer_;  // what arrivals_ point into
 };
 
 }  // namespace urxe

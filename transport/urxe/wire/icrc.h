@@ -1,6 +1,6 @@
-// The invariant CRC of RoCEv2 (IBTA vol. 1 annex A17.3.2): CRC-32 over the packet from the IP header
-// on, with the fields that routers change replaced by ones. Covers the IPv4 identification, which a
-// UDP socket does not show: see SolveIdentification.
+// The invariant CRC of RoCEv2 (IBTA vol. 1 annex A17.3.2): CRC-32 over the packet from the IP
+// header on, with the fields that routers change replaced by ones. It covers the IPv4
+// identification, which a UDP socket does not show: see IcrcMatches.
 #pragma once
 
 #include <array>
@@ -12,7 +12,14 @@ namespace urxe {
 
 using Gid = std::array<uint8_t, 16>;  // network order; an IPv4 address as ::ffff:a.b.c.d
 
-// The CRC state after the IP and UDP headers between two addresses.
+constexpr bool IsIpv4(const Gid& gid) {
+  for (int i = 0; i < 10; ++i) {
+    if (gid[i] != 0) return false;
+  }
+  return gid[10] == 0xFF && gid[11] == 0xFF;
+}
+
+// The addresses and ports of a datagram.
 struct FlowKey {
   Gid source = {};
   Gid destination = {};
@@ -28,12 +35,21 @@ uint32_t IcrcOfIpHeaders(const FlowKey& flow, size_t datagram_size, uint16_t ide
 uint32_t IcrcOfHeaders(uint32_t state, std::span<const std::byte> bth_and_headers);
 // Continues over payload and padding.
 uint32_t IcrcContinue(uint32_t state, const void* bytes, size_t length);
-// The four bytes that end the packet, little-endian.
+// The four bytes that end the packet, to be stored little-endian.
 uint32_t IcrcFinish(uint32_t state);
 
-// Whether `datagram` (BTH to ICRC) carries the ICRC of this flow. For IPv4 `guess` is tried as the
-// identification first, then 0; then the identification is solved from the difference, which holds
-// since the CRC is linear; a random error then passes with probability 2^-16.
-bool IcrcMatches(const FlowKey& flow, std::span<const std::byte> datagram, uint16_t guess);
+// Whether `datagram` (BTH to ICRC) carries the ICRC of this flow. For IPv4 `identification` is
+// tried first; then it is solved from the difference, which can be done since the CRC is linear,
+// and stored. A random error then passes with probability 2^-16. A sender on the RoCE port itself
+// is a UDP socket like ours, whose identifications are below kMaxSegments: 2^-26.
+bool IcrcMatches(const FlowKey& flow, std::span<const std::byte> datagram,
+                 uint16_t& identification);
+
+// Packets of one burst; the kernel numbers its identifications from 0.
+inline constexpr size_t kMaxSegments = 64;
+
+// What is to be xor'ed to the ICRC of a datagram made with `identification` to have that of one
+// made with 0.
+uint32_t IcrcDifference(const FlowKey& flow, size_t datagram_size, uint16_t identification);
 
 }  // namespace urxe

@@ -63,29 +63,30 @@ struct Header {
   Operation operation = Operation::kSendOnly;
   bool solicited = false;
   bool ack_request = false;
-  uint8_t pad = 0;              // bytes of padding after the payload, 0 to 3
-  uint8_t hints = 0;            // the low six bits of byte 4, which no ICRC covers; see below
+  uint8_t pad = 0;    // bytes of padding after the payload, 0 to 3
+  uint8_t hints = 0;  // the low six bits of byte 4, which no ICRC covers; see below
   uint16_t pkey = 0xFFFF;
-  uint32_t dest_qpn = 0;        // 24 bits
-  uint32_t psn = 0;             // 24 bits
+  uint32_t dest_qpn = 0;  // 24 bits
+  uint32_t psn = 0;       // 24 bits
   // RETH
-  uint64_t address = 0;         // also AtomicETH
-  uint32_t rkey = 0;            // also AtomicETH
-  uint32_t dma_length = 0;      // bytes
+  uint64_t address = 0;     // also AtomicETH
+  uint32_t rkey = 0;        // also AtomicETH
+  uint32_t dma_length = 0;  // bytes
   // AtomicETH
   uint64_t swap_or_add = 0;
   uint64_t compare = 0;
   // AETH
   uint8_t syndrome = 0;
-  uint32_t msn = 0;             // 24 bits
-  uint64_t original = 0;        // AtomicAckETH
+  uint32_t msn = 0;       // 24 bits
+  uint64_t original = 0;  // AtomicAckETH
   // DETH
   uint32_t qkey = 0;
   uint32_t src_qpn = 0;
   std::array<uint8_t, 4> immediate = {};  // as on the wire: network order is kept end to end
 };
 
-// Header::hints, between urxe peers only: the sender would do without an ICRC; this packet has none.
+// Header::hints, between urxe peers only: the sender would do without an ICRC; this packet has
+// none.
 inline constexpr uint8_t kHintIcrcDispensable = 0x01;
 inline constexpr uint8_t kHintNoIcrc = 0x02;
 

@@ -4,17 +4,18 @@
 // however it ends, and which are per network namespace, as the port is.
 #pragma once
 
+#include <sys/types.h>
+
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
-#include <sys/types.h>
 
 namespace urxe {
 
-inline constexpr int kSlots = 255;           // 1 to 255
-inline constexpr uint32_t kSlotShift = 16;   // queue pair number = slot << 16 | index
+inline constexpr int kSlots = 255;          // 1 to 255
+inline constexpr uint32_t kSlotShift = 16;  // queue pair number = slot << 16 | index
 
 class ProcessSlot {
  public:
@@ -30,8 +31,14 @@ class ProcessSlot {
   int listen_fd() const { return listen_fd_; }
   void AnswerCallers();
 
-  // Sends a datagram to the holder of another slot. False when nobody holds it or it cannot take it.
-  bool SendTo(int slot, std::span<const std::byte> bytes) const;
+  // Reads one datagram of relay_fd() that a process of this user (or root's) sent: its size, 0 for
+  // a mere wake-up, -1 when none waits. TakeMail in mailroom.h makes sense of it.
+  ssize_t ReceiveRelayed(std::span<std::byte> buffer) const;
+
+  // Sends a datagram, `head` and then `body`, to the holder of another slot. False when nobody
+  // holds it or it cannot take it.
+  bool SendTo(int slot, std::span<const std::byte> head,
+              std::span<const std::byte> body = {}) const;
   // Wakes the holder of another slot: an empty datagram.
   bool Wake(int slot) const { return SendTo(slot, {}); }
 
