@@ -1,34 +1,35 @@
 #!/usr/bin/env bash
-# Builds Gradwire and runs all its tests: unit and integration tests of the release build, checks
-# over RDMA between virtual machines (tests/lab), then the tests of the AddressSanitizer and
-# ThreadSanitizer builds; formatting and shell scripts are checked too.
-#   tests/run.sh [--quick] [--only release|lab|asan|tsan] [--no-install]
-# --quick leaves the sanitizer builds out and shortens the lab. Logs are written to build/logs. The
-# last line is the sum of all test runs, "N passed, N failed"; the exit code is 0 only when nothing
-# failed. What this machine cannot run is counted as skipped, with the reason.
+# Builds Gradwire and runs all its tests: unit and integration tests of the release build, programs of
+# others over urxe (tests/conformance), checks over RDMA between virtual machines (tests/lab), then the
+# tests of the AddressSanitizer and ThreadSanitizer builds; formatting and shell scripts are checked
+# too.
+#   tests/run.sh [--quick] [--only release|conformance|lab|asan|tsan] [--no-install]
+# --quick leaves the sanitizer builds out and shortens conformance and lab. Logs are written to
+# build/logs. The last line is the sum of all test runs, "N passed, N failed"; the exit code is 0 only
+# when nothing failed. What this machine cannot run is counted as skipped, with the reason.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 
 usage() {
-  sed -n '2,8s/^# \{0,1\}//p' "$0"
+  sed -n '2,10s/^# \{0,1\}//p' "$0"
 }
 misuse() {
   echo "tests/run.sh: $1 (see tests/run.sh --help)" >&2
   exit 2
 }
 
-parts=(release lab asan tsan)
+parts=(release conformance lab asan tsan)
 install=1 quick=''
 while [ $# -gt 0 ]; do
   case $1 in
     --quick)
-      parts=(release lab)
+      parts=(release conformance lab)
       quick=--quick
       ;;
     --only)
       case ${2-} in
-        release | lab | asan | tsan) parts=("$2") ;;
-        *) misuse "--only takes release, lab, asan or tsan" ;;
+        release | conformance | lab | asan | tsan) parts=("$2") ;;
+        *) misuse "--only takes release, conformance, lab, asan or tsan" ;;
       esac
       shift
       ;;
@@ -180,10 +181,40 @@ run_lab() {
   note lab "$(grep -E '^[0-9]+ passed, [0-9]+ failed$' "$logs/lab.log" | tail -n 1) ($((SECONDS - begin)) s)"
 }
 
+# Programs that know nothing of urxe, over the release build's liburxe.so.
+run_conformance() {
+  local begin=$SECONDS code line
+  say "Conformance: perftest, pingpongs and rdma-core's tests over urxe (log in build/logs/conformance.log)"
+  if [ ! -f build/release/lib/liburxe.so ]; then
+    count 'conformance (no release build)' 1
+    return
+  fi
+  tests/conformance/run.sh --no-install $quick 2>&1 | tee "$logs/conformance.log" |
+    grep -E --line-buffered '^(FAIL|SKIP|  )|passed, '
+  code=${PIPESTATUS[0]}
+  if [ "$code" -eq 77 ]; then
+    skip conformance "$(grep -m 1 -o 'SKIPPED.*' "$logs/conformance.log" || echo 'see build/logs/conformance.log')"
+    return
+  fi
+  line=$(grep -E '^[0-9]+ passed, [0-9]+ failed' "$logs/conformance.log" | tail -n 1)
+  if [ -z "$line" ]; then
+    count conformance 1
+    return
+  fi
+  passed=$((passed + ${line%% *}))
+  note conformance "$line ($((SECONDS - begin)) s)"
+  line=${line#*, }
+  failed=$((failed + ${line%% *}))
+}
+
 # In one group, which the shell reads whole: this file may change while the tests run.
 {
   for name in "${parts[@]}"; do
-    if [ "$name" = lab ]; then run_lab; else run_build "$name"; fi
+    case $name in
+      conformance) run_conformance ;;
+      lab) run_lab ;;
+      *) run_build "$name" ;;
+    esac
   done
 
   say "Summary after $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s"
