@@ -44,6 +44,8 @@ struct ArenaHeader {
   uint32_t version = 0;
   uint32_t slot = 0;
   int32_t pid = 0;  // the owner's: a forked child inherits the memfd but owns no arena
+  // Peers may take the same-host path to this process.
+  uint32_t accepts_local = 0;
   // Same-host peers bump it after they put something into an inbox.
   alignas(64) std::atomic<uint32_t> doorbell{0};
   // The progress thread sleeps: whoever bumps the doorbell and clears this must wake it.
@@ -75,6 +77,8 @@ class Arena {
   }
   // Null unless [offset, offset + size) lies in the arena: offsets of peers are not trusted.
   void* At(uint64_t offset, size_t size) const;
+  // Bytes from `offset` to the arena's end.
+  size_t BytesFrom(uint64_t offset) const { return offset < size_ ? size_ - offset : 0; }
 
  private:
   Arena() = default;

@@ -52,7 +52,7 @@ struct CompletionQueue : ibv_cq_ex {
   bool single_threaded = false;  // IBV_CREATE_CQ_ATTR_SINGLE_THREADED: `polling` is not used
   Completion current;
 
-  std::atomic<uint32_t> users{0};   // queue pairs that complete here
+  std::atomic<uint32_t> users{0};  // queue pairs that complete here
   // Handed out by ibv_get_cq_event and ibv_get_async_event: ibv_destroy_cq waits for their acks.
   uint32_t events_taken = 0;
   uint32_t async_events_taken = 0;

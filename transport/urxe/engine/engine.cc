@@ -6,7 +6,9 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstring>
+#include <new>
 
+#include "transport/urxe/local/inbox.h"
 #include "transport/urxe/settings.h"
 
 namespace urxe {
@@ -120,7 +122,7 @@ Endpoint* Engine::EndpointOf(const Gid& gid, unsigned interface_index) {
   auto endpoint = Endpoint::Open(gid, interface_index, *slot_, problem);
   if (endpoint == nullptr) {
     const int error = errno;
-    std::fprintf(stderr, "urxe: %s\n", problem.c_str());
+    std::fprintf(stderr, "%s\n", problem.c_str());
     errno = error;
     return nullptr;
   }
@@ -146,7 +148,7 @@ int Engine::Connect(QueuePair& qp) {
     qp.destination.traffic_class = path.grh.traffic_class;
     qp.destination.hop_limit = path.grh.hop_limit == 0 ? 64 : path.grh.hop_limit;
     qp.window = &WindowTo(remote, qp.attr.dest_qp_num);
-    Count(&urxe_counters::udp_connections);
+    if (const int error = ConnectLocally(qp, remote); error != 0) return error;
   } else {
     // Datagrams may come to any of the port's addresses.
     Gid source;
@@ -154,11 +156,52 @@ int Engine::Connect(QueuePair& qp) {
     for (int index = 0; SourceOf(qp.qp_base.context, index, source, interface_index); ++index) {
       if (EndpointOf(source, interface_index) == nullptr && index == 0) return errno;
     }
+    ++packet_users_;
   }
   qp.responder = QueuePair::Responder();
   qp.responder.expected_psn = qp.attr.rq_psn & kPsnMask;
   qp.responder.resources.resize(qp.attr.max_dest_rd_atomic);
   SetState(qp, IBV_QPS_RTR);
+  return 0;
+}
+
+// Decides whether requests take the same-host path. The peer decides for itself: what it sends by
+// UDP is heard all the same.
+int Engine::ConnectLocally(QueuePair& qp, const Gid& remote) {
+  const PathChoice choice = ProcessSettings().settings.path;
+  const bool candidate = choice != PathChoice::kUdp && qp.qp_base.qp_type == IBV_QPT_RC &&
+                         (remote == qp.endpoint->address() || IsThisHost(remote));
+  if (candidate) {
+    if (qp.inbox == nullptr) {
+      void* const memory = arena_->Allocate(sizeof(Inbox));
+      if (memory == nullptr) return ENOMEM;
+      qp.inbox = new (memory) Inbox();
+      qp.entry->inbox = arena_->OffsetOf(memory);
+    }
+    const int slot = static_cast<int>(qp.attr.dest_qp_num >> kSlotShift);
+    for (const auto& peer : local_peers_) {
+      if (peer->slot() == slot && !peer->HasEnded()) qp.local = peer.get();
+    }
+    if (qp.local == nullptr) {
+      if (auto peer = LocalPeer::Reach(slot, slot_->number(), *arena_)) {
+        local_peers_.push_back(std::move(peer));
+        qp.local = local_peers_.back().get();
+        KickThread();  // it watches one more process
+      } else if (errno != ESRCH) {
+        Count(&urxe_counters::local_refusals);
+      }
+    }
+  }
+  if (qp.local == nullptr && choice == PathChoice::kLocal) {
+    std::fprintf(
+        stderr,
+        "urxe: URXE_PATH=local, but the peer of queue pair 0x%06x cannot be reached on the "
+        "same host: %s; set URXE_PATH=auto to use UDP then\n",
+        qp.qp_base.qp_num, candidate ? std::strerror(errno) : "its address is another host's");
+    return EHOSTUNREACH;
+  }
+  Count(qp.local != nullptr ? &urxe_counters::local_connections : &urxe_counters::udp_connections);
+  if (qp.local == nullptr) ++packet_users_;
   return 0;
 }
 
@@ -182,8 +225,18 @@ void Engine::StartSending(QueuePair& qp) {
 
 void Engine::Reset(QueuePair& qp) {
   if (qp.window != nullptr) qp.window->in_flight -= qp.requester.in_flight;
+  // Connected, and not by the same-host path.
+  const bool connected = qp.endpoint != nullptr ||
+                         (qp.qp_base.qp_type == IBV_QPT_UD && qp.qp_base.state >= IBV_QPS_RTR);
+  if (connected && qp.local == nullptr) --packet_users_;
   qp.requester = QueuePair::Requester();
   qp.responder = QueuePair::Responder();
+  if (qp.inbox != nullptr) {
+    arena_->Free(qp.inbox, sizeof(Inbox));
+    qp.inbox = nullptr;
+    qp.entry->inbox = 0;
+  }
+  qp.local_atomic = nullptr;
   qp.first = qp.next = qp.last = 0;
   qp.endpoint = nullptr;
   qp.window = nullptr;
@@ -204,15 +257,16 @@ void Engine::Fail(QueuePair& qp) {
   SetState(qp, IBV_QPS_ERR);
   if (qp.window != nullptr) qp.window->in_flight -= qp.requester.in_flight;
   qp.requester.in_flight = 0;
+  qp.local_atomic = nullptr;
   qp.requester.deadline = qp.requester.probe_at = qp.requester.rnr_until = 0;
   qp.responder.owed.clear();
   qp.responder.ack_owed = false;
   qp.responder.nak_owed = 0;
   while (qp.first != qp.last) CompleteSend(*this, qp, IBV_WC_WR_FLUSH_ERR);
-  if (qp.responder.have_receive) CompleteReceive(*this, qp, IBV_WC_WR_FLUSH_ERR, nullptr);
+  if (qp.responder.have_receive) CompleteReceive(qp, IBV_WC_WR_FLUSH_ERR, nullptr);
   if (qp.shared == nullptr) {
     while (qp.ring->Take(qp.responder.current)) {
-      CompleteReceive(*this, qp, IBV_WC_WR_FLUSH_ERR, nullptr);
+      CompleteReceive(qp, IBV_WC_WR_FLUSH_ERR, nullptr);
     }
   } else if (!qp.last_wqe_raised) {
     qp.last_wqe_raised = true;
@@ -224,6 +278,7 @@ void Engine::Drain(QueuePair& qp) {
   SetState(qp, IBV_QPS_SQD);
   qp.draining = qp.attr.en_sqd_async_notify != 0;
   WantToSend(qp);
+  KickThread();
 }
 
 QueuePair* Engine::Find(uint32_t qpn) const {
@@ -276,7 +331,20 @@ void CompleteSend(Engine& engine, QueuePair& qp, ibv_wc_status status) {
   }
 }
 
-void CompleteReceive(Engine& engine, QueuePair& qp, ibv_wc_status status, const Header* header) {
+namespace {
+
+void FinishReceive(QueuePair& qp, const Completion& completion) {
+  Push(*qp.receive, completion);
+  SharedReceiveQueue* const shared = qp.shared;
+  if (shared != nullptr && shared->limit != 0 && shared->ring->posted() < shared->limit) {
+    shared->limit = 0;
+    RaiseEvent(*shared, IBV_EVENT_SRQ_LIMIT_REACHED);
+  }
+}
+
+}  // namespace
+
+void CompleteReceive(QueuePair& qp, ibv_wc_status status, const Header* header) {
   auto& responder = qp.responder;
   responder.have_receive = false;
   Completion completion;
@@ -298,13 +366,24 @@ void CompleteReceive(Engine& engine, QueuePair& qp, ibv_wc_status status, const 
     if (header->service == Service::kUd) wc.wc_flags |= IBV_WC_GRH;
     completion.solicited = header->solicited;
   }
-  Push(*qp.receive, completion);
-  SharedReceiveQueue* const shared = qp.shared;
-  if (shared != nullptr && shared->limit != 0 && shared->ring->posted() < shared->limit) {
-    shared->limit = 0;
-    RaiseEvent(*shared, IBV_EVENT_SRQ_LIMIT_REACHED);
+  FinishReceive(qp, completion);
+}
+
+void CompleteReceive(QueuePair& qp, const LocalMessage& message) {
+  Completion completion;
+  ibv_wc& wc = completion.wc;
+  wc.wr_id = message.wr_id;
+  wc.status = static_cast<ibv_wc_status>(message.status);
+  wc.opcode = static_cast<ibv_wc_opcode>(message.opcode);
+  wc.byte_len = message.byte_len;
+  wc.qp_num = qp.qp_base.qp_num;
+  wc.src_qp = qp.attr.dest_qp_num;
+  if (message.has_immediate != 0) {
+    wc.wc_flags |= IBV_WC_WITH_IMM;
+    wc.imm_data = message.immediate;
   }
-  (void)engine;
+  completion.solicited = message.solicited != 0;
+  FinishReceive(qp, completion);
 }
 
 }  // namespace urxe

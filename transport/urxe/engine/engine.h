@@ -6,6 +6,7 @@
 #pragma once
 
 #include <infiniband/verbs.h>
+#include <poll.h>
 
 #include <atomic>
 #include <cstdint>
@@ -19,6 +20,7 @@
 #include "transport/urxe/engine/arena.h"
 #include "transport/urxe/engine/memory_table.h"
 #include "transport/urxe/engine/queue_pair.h"
+#include "transport/urxe/local/peer.h"
 #include "transport/urxe/wire/process_slot.h"
 
 namespace urxe {
@@ -66,7 +68,8 @@ class Engine {
   bool Progress();
   bool TryProgress();
 
-  // For requester and responder.
+  // For requester, responder and the same-host path.
+  void WakePeer(LocalPeer& peer, uint32_t index);  // queue pair `index` there has a message
   QueuePair* Find(uint32_t qpn) const;
   void WantToSend(QueuePair& qp);                    // has packets for which there may be room now
   void WantToAnswer(QueuePair& qp);                  // owes responses
@@ -83,6 +86,8 @@ class Engine {
   void FireTimers();
   void KickThread();
   FlowWindow& WindowTo(const Gid& gid, uint32_t qpn);
+  int ConnectLocally(QueuePair& qp, const Gid& remote);
+  bool TakeLocal();  // what same-host peers left in inboxes
 
   std::unique_ptr<ProcessSlot> slot_;
   std::unique_ptr<Arena> arena_;
@@ -92,6 +97,10 @@ class Engine {
   uint32_t used_indices_ = 1;
   std::vector<std::unique_ptr<Endpoint>> endpoints_;
   std::map<std::pair<Gid, uint32_t>, FlowWindow> windows_;  // by address and slot
+  std::vector<std::unique_ptr<LocalPeer>> local_peers_;  // never freed: queue pairs point to them
+  uint32_t doorbell_seen_ = 0;
+  uint32_t packet_users_ = 0;  // queue pairs that may hear from their peer by UDP only
+  uint32_t turns_ = 0;
 
   std::vector<QueuePair*> send_list_, answer_list_, timer_list_;
   std::vector<QueuePair*> turn_;  // a list while it is worked on
@@ -102,6 +111,7 @@ class Engine {
   int wake_fd_ = -1;
   std::atomic<uint64_t> sleeping_until_{0};  // ns; 0: awake
   std::atomic<uint64_t> last_poll_{0};       // ns: a caller of poll_cq drove a turn
+  std::vector<pollfd> poll_fds_;             // the thread's own
   int idle_wakeups_ = 0;                     // in a row, that found nothing: callers were faster
 };
 
@@ -114,10 +124,22 @@ void OnRequest(Engine& engine, QueuePair& qp, const Arrival& arrival, const Gid&
 // Sends what is owed, at most a burst. True when nothing is owed any more.
 bool Answer(Engine& engine, QueuePair& qp);
 
+// The requester of a queue pair whose peer is on this host (local/path.cc): carries out what waits.
+void SendLocally(Engine& engine, QueuePair& qp);
+// Takes what the peer left in qp.inbox.
+void TakeInbox(Engine& engine, QueuePair& qp);
+// Local memory of a request, [offset, offset + length), as iovecs; -1 when its keys do not cover
+// it.
+int Gather(Engine& engine, QueuePair& qp, uint32_t position, uint32_t offset, uint32_t length,
+           uint32_t access, iovec* out);
+uint64_t AckTimeout(uint8_t exponent);  // ns; 0: none
+uint64_t RnrDelay(uint8_t code);        // ns
 // Completes the oldest send request and retires it. A failing status moves the queue pair to ERR.
 void CompleteSend(Engine& engine, QueuePair& qp, ibv_wc_status status);
-// Completes qp.responder.current.
-void CompleteReceive(Engine& engine, QueuePair& qp, ibv_wc_status status, const Header* header);
+// Completes qp.responder.current; `header` is its last packet's, null when it failed.
+void CompleteReceive(QueuePair& qp, ibv_wc_status status, const Header* header);
+// Completes a receive that a same-host peer took and filled.
+void CompleteReceive(QueuePair& qp, const LocalMessage& message);
 
 // Raises an asynchronous event at the object's context (verbs/async.cc). Any lock may be held.
 void RaiseEvent(QueuePair& qp, ibv_event_type type);

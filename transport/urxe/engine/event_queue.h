@@ -33,8 +33,8 @@ class EventQueue {
     eventfd_write(fd_, 1);
   }
 
-  // Waits for an event as read() would: until a signal (EINTR); not at all with O_NONBLOCK (EAGAIN).
-  // `taken` is called with the event under the lock. 0 or errno.
+  // Waits for an event as read() would: until a signal (EINTR); not at all with O_NONBLOCK
+  // (EAGAIN). `taken` is called with the event under the lock. 0 or errno.
   template <typename Taken>
   int Take(const Taken& taken) {
     while (true) {

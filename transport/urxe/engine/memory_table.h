@@ -29,15 +29,20 @@ class MemoryTable {
   // anywhere, with any key: the caller need not ask.
   std::byte* Find(uint32_t key, uint32_t pd, uint32_t access, uint64_t iova,
                   uint64_t length) const {
+    return reinterpret_cast<std::byte*>(FindIn(regions_, key, pd, access, iova, length));
+  }
+  // The same in any process's table: an address of that process, 0 for null.
+  static uint64_t FindIn(const SharedRegion* regions, uint32_t key, uint32_t pd, uint32_t access,
+                         uint64_t iova, uint64_t length) {
     const uint32_t index = key >> 8;
-    if (index >= kMaxRegions) return nullptr;
-    const SharedRegion& region = regions_[index];
+    if (index >= kMaxRegions) return 0;
+    const SharedRegion& region = regions[index];
     if (region.key.load(std::memory_order_acquire) != key || region.pd != pd ||
         (region.access & access) != access || iova < region.iova || length > region.length ||
         iova - region.iova > region.length - length) {
-      return nullptr;
+      return 0;
     }
-    return reinterpret_cast<std::byte*>(region.address + (iova - region.iova));
+    return region.address + (iova - region.iova);
   }
 
  private:

@@ -132,7 +132,7 @@ int Engine::PostReceive(QueuePair& qp, ibv_recv_wr* wr, ibv_recv_wr** bad) {
   }
   if (qp.qp_base.state == IBV_QPS_ERR && qp.shared == nullptr) {
     while (qp.ring->Take(qp.responder.current)) {
-      CompleteReceive(*this, qp, IBV_WC_WR_FLUSH_ERR, nullptr);
+      CompleteReceive(qp, IBV_WC_WR_FLUSH_ERR, nullptr);
     }
   }
   return error;

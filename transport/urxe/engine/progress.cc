@@ -9,11 +9,12 @@
 #include <unistd.h>
 
 #include <algorithm>
-#include <array>
+#include <bit>
 #include <cstdio>
 #include <thread>
 
 #include "transport/urxe/engine/engine.h"
+#include "transport/urxe/settings.h"
 #include "transport/urxe/wire/mailroom.h"
 
 namespace urxe {
@@ -38,7 +39,7 @@ bool Engine::Start() {
   std::string problem;
   slot_ = ProcessSlot::Claim(problem);
   if (slot_ == nullptr) {
-    std::fprintf(stderr, "urxe: %s\n", problem.c_str());
+    std::fprintf(stderr, "%s\n", problem.c_str());
     return false;
   }
   arena_ = Arena::Create(static_cast<uint32_t>(slot_->number()));
@@ -47,6 +48,7 @@ bool Engine::Start() {
     return false;
   }
   memory_ = std::make_unique<MemoryTable>(*arena_);
+  arena_->header().accepts_local = ProcessSettings().settings.path != PathChoice::kUdp;
   wake_fd_ = eventfd(0, EFD_CLOEXEC | EFD_NONBLOCK);
   if (wake_fd_ < 0) {
     std::perror("urxe: eventfd");
@@ -86,6 +88,35 @@ void Engine::WantTimer(QueuePair& qp, uint64_t deadline) {
 void Engine::KickThread() {
   sleeping_until_.store(0, std::memory_order_relaxed);
   eventfd_write(wake_fd_, 1);
+}
+
+void Engine::WakePeer(LocalPeer& peer, uint32_t index) {
+  ArenaHeader& header = peer.header();
+  header.ready[index / 64].fetch_or(uint64_t{1} << index % 64, std::memory_order_release);
+  header.doorbell.fetch_add(1, std::memory_order_seq_cst);
+  // Its thread announces its sleep before it looks at the doorbell a last time: one of us sees the
+  // other.
+  if (header.asleep.load(std::memory_order_seq_cst) != 0 &&
+      header.asleep.exchange(0, std::memory_order_seq_cst) != 0) {
+    slot_->Wake(peer.slot());
+  }
+}
+
+bool Engine::TakeLocal() {
+  ArenaHeader& header = arena_->header();
+  const uint32_t doorbell = header.doorbell.load(std::memory_order_acquire);
+  if (doorbell == doorbell_seen_) return false;
+  doorbell_seen_ = doorbell;
+  for (uint32_t word = 0; word <= used_indices_ / 64; ++word) {
+    if (header.ready[word].load(std::memory_order_relaxed) == 0) continue;
+    uint64_t bits = header.ready[word].exchange(0, std::memory_order_acquire);
+    for (; bits != 0; bits &= bits - 1) {
+      const uint32_t index = word * 64 + static_cast<uint32_t>(std::countr_zero(bits));
+      QueuePair* const qp = index < queue_pairs_.size() ? queue_pairs_[index] : nullptr;
+      if (qp != nullptr && qp->inbox != nullptr) TakeInbox(*this, *qp);
+    }
+  }
+  return true;
 }
 
 // Gives the packets of the endpoint's last datagram to their queue pairs.
@@ -156,8 +187,11 @@ void Engine::FireTimers() {
 
 bool Engine::Progress() {
   now_ = Now();
-  bool did = false;
-  for (size_t i = 0; i < endpoints_.size(); ++i) {
+  bool did = TakeLocal();
+  // Where all peers are on this host and copy, packets are rare: a system call at each turn to look
+  // for them would cost more than the turn.
+  const bool listen = packet_users_ != 0 || turns_++ % 32 == 0;
+  for (size_t i = 0; listen && i < endpoints_.size(); ++i) {
     Endpoint& endpoint = *endpoints_[i];
     for (int taken = 0; taken < kReceivesPerTurn; ++taken) {
       if (endpoint.Receive() == 0) break;
@@ -220,10 +254,10 @@ void Engine::Run() {
 }
 
 void Engine::Sleep() {
-  std::array<pollfd, 16> fds;
-  nfds_t count = 0;
+  std::vector<pollfd>& fds = poll_fds_;
   uint64_t due;
   bool nap;
+  std::atomic<uint32_t>& asleep = arena_->header().asleep;
   {
     const std::lock_guard guard(lock);
     const uint64_t now = Now();
@@ -231,16 +265,19 @@ void Engine::Sleep() {
     const bool polled = now - last_poll_.load(std::memory_order_relaxed) < kPollerIsGone;
     nap = idle_wakeups_ >= kIdleWakeups && polled;
     if (!nap && idle_wakeups_ >= kIdleWakeups) idle_wakeups_ = 0;
-    fds[count++] = {wake_fd_, POLLIN, 0};
+    fds.assign(1, {wake_fd_, POLLIN, 0});
     if (nap) {
-      // The poller fires the timers.
+      // The poller takes what comes and fires the timers.
       due = now + kNap;
     } else {
-      fds[count++] = {slot_->relay_fd(), POLLIN, 0};
-      fds[count++] = {slot_->listen_fd(), POLLIN, 0};
-      for (const auto& endpoint : endpoints_) {
-        if (count < fds.size()) fds[count++] = {endpoint->fd(), POLLIN, 0};
+      fds.push_back({slot_->relay_fd(), POLLIN, 0});
+      fds.push_back({slot_->listen_fd(), POLLIN, 0});
+      for (const auto& peer : local_peers_) {
+        fds.push_back({peer->dead() ? -1 : peer->pidfd(), POLLIN, 0});
       }
+      for (const auto& endpoint : endpoints_) fds.push_back({endpoint->fd(), POLLIN, 0});
+      asleep.store(1, std::memory_order_seq_cst);
+      if (arena_->header().doorbell.load(std::memory_order_seq_cst) != doorbell_seen_) due = now;
     }
     sleeping_until_.store(due, std::memory_order_relaxed);
   }
@@ -250,14 +287,22 @@ void Engine::Sleep() {
     timeout.tv_sec = static_cast<time_t>((due - now) / 1'000'000'000u);
     timeout.tv_nsec = static_cast<long>((due - now) % 1'000'000'000u);
   }
-  ppoll(fds.data(), count, due == UINT64_MAX ? nullptr : &timeout, nullptr);
+  ppoll(fds.data(), fds.size(), due == UINT64_MAX ? nullptr : &timeout, nullptr);
+  asleep.store(0, std::memory_order_relaxed);
   sleeping_until_.store(0, std::memory_order_relaxed);
   Count(&urxe_counters::wakeups);
   eventfd_t value;
-  eventfd_read(wake_fd_, &value);
+  if ((fds[0].revents & POLLIN) != 0) eventfd_read(wake_fd_, &value);
   if (nap) return;
   if ((fds[1].revents & POLLIN) != 0) TakeRelayed();
   if ((fds[2].revents & POLLIN) != 0) slot_->AnswerCallers();
+  const std::lock_guard guard(lock);
+  // Peers are only ever added: those polled are the first ones.
+  for (size_t i = 3; i < fds.size() && i - 3 < local_peers_.size(); ++i) {
+    if (fds[i].fd == local_peers_[i - 3]->pidfd() && (fds[i].revents & POLLIN) != 0) {
+      local_peers_[i - 3]->SetDead();
+    }
+  }
 }
 
 }  // namespace urxe

@@ -5,6 +5,7 @@
 #include <infiniband/verbs.h>
 
 #include <array>
+#include <atomic>
 #include <cstdint>
 #include <deque>
 #include <memory>
@@ -17,7 +18,9 @@
 namespace urxe {
 
 class Engine;
+class Inbox;
 class LocalPeer;
+struct LocalMessage;
 
 // What ibv_query_device says: outstanding READs and atomics of a queue pair, as initiator, target.
 inline constexpr uint32_t kMaxInitiatorDepth = 16;
@@ -32,6 +35,8 @@ struct SharedReceiveQueue : ibv_srq {
   uint32_t pd = 0;
   uint32_t limit = 0;  // IBV_EVENT_SRQ_LIMIT_REACHED once when fewer wait; 0: disarmed
   uint32_t number = 0;
+  uint32_t events_taken = 0;       // async events handed out: ibv_destroy_srq waits for their acks
+  std::atomic<uint32_t> users{0};  // queue pairs that receive from it
 };
 
 struct AddressHandle : ibv_ah {
@@ -123,9 +128,11 @@ struct QueuePair : ibv_qp_ex {
   // Where packets go; set at RTR.
   Endpoint* endpoint = nullptr;
   Destination destination;
-  uint32_t mtu = 1024;           // bytes
-  FlowWindow* window = nullptr;  // of the engine, which never frees one
-  LocalPeer* local = nullptr;    // the same-host path, when taken
+  uint32_t mtu = 1024;                   // bytes
+  FlowWindow* window = nullptr;          // of the engine, which never frees one
+  LocalPeer* local = nullptr;            // the same-host path, when taken
+  Inbox* inbox = nullptr;                // in our arena: what a same-host peer leaves for us
+  LocalMessage* local_atomic = nullptr;  // in the peer's inbox: its answer is waited for
 
   struct Requester {
     uint32_t next_psn = 0;      // of the next request to be started
@@ -177,7 +184,7 @@ struct QueuePair : ibv_qp_ex {
   bool in_answer_list = false;
   bool draining = false;  // SQD: IBV_EVENT_SQ_DRAINED is still to be raised
   bool last_wqe_raised = false;
-  uint32_t events_sent = 0;  // async events delivered: ibv_destroy_qp waits for their acks
+  uint32_t events_taken = 0;  // async events handed out: ibv_destroy_qp waits for their acks
 };
 
 }  // namespace urxe

@@ -37,47 +37,6 @@ bool IsRead(const SendRequest& request) { return request.opcode == IBV_WR_RDMA_R
 // Completed by a response rather than by an ACK.
 bool Fetches(const SendRequest& request) { return IsRead(request) || IsAtomic(request); }
 
-// IBTA 9.7.6.1.3: the local ACK timeout of an exponent.
-uint64_t AckTimeout(uint8_t exponent) {
-  return exponent == 0 ? 0 : uint64_t{4096} << (exponent & 31);
-}
-
-// IBTA table 46: RNR timer codes, in units of 10 us.
-uint64_t RnrDelay(uint8_t code) {
-  static constexpr uint16_t kHundredths[32] = {
-      65535, 1,    2,    3,    4,    6,     8,     12,    16,    24,   32,
-      48,    64,   96,   128,  192,  256,   384,   512,   768,   1024, 1536,
-      2048,  3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152};
-  return kHundredths[code & 31] * uint64_t{10'000};
-}
-
-// The bytes [offset, offset + length) of the request's local memory as iovecs. -1 when a key does
-// not cover them: registration may end at any time.
-int Gather(Engine& engine, QueuePair& qp, uint32_t position, uint32_t offset, uint32_t length,
-           uint32_t access, iovec* out) {
-  const SendRequest& request = RequestAt(qp, position);
-  const Piece* piece =
-      &qp.pieces[(position & (qp.requests.size() - 1)) * size_t{qp.cap.max_send_sge}];
-  int count = 0;
-  for (uint32_t i = 0; i < request.num_pieces && length > 0; ++i, ++piece) {
-    if (offset >= piece->length) {
-      offset -= piece->length;
-      continue;
-    }
-    const uint32_t part = std::min(length, piece->length - offset);
-    std::byte* bytes = reinterpret_cast<std::byte*>(piece->address + offset);
-    if (!request.inlined) {
-      bytes =
-          engine.memory().Find(piece->lkey, qp.pd_handle, access, piece->address + offset, part);
-      if (bytes == nullptr) return -1;
-    }
-    out[count++] = {bytes, part};
-    length -= part;
-    offset = 0;
-  }
-  return count;
-}
-
 // Whether the whole request's local memory may be used; a request that was cut short by a key that
 // ended meanwhile is found by Gather.
 bool LocalMemoryIsGood(Engine& engine, QueuePair& qp, uint32_t position) {
@@ -404,12 +363,51 @@ void SendUnacknowledged(Engine& engine, QueuePair& qp) {
 
 }  // namespace
 
+// IBTA 9.7.6.1.3: the local ACK timeout of an exponent.
+uint64_t AckTimeout(uint8_t exponent) {
+  return exponent == 0 ? 0 : uint64_t{4096} << (exponent & 31);
+}
+
+// IBTA table 46: RNR timer codes, in units of 10 us.
+uint64_t RnrDelay(uint8_t code) {
+  static constexpr uint16_t kHundredths[32] = {
+      65535, 1,    2,    3,    4,    6,     8,     12,    16,    24,   32,
+      48,    64,   96,   128,  192,  256,   384,   512,   768,   1024, 1536,
+      2048,  3072, 4096, 6144, 8192, 12288, 16384, 24576, 32768, 49152};
+  return kHundredths[code & 31] * uint64_t{10'000};
+}
+
+// The bytes [offset, offset + length) of the request's local memory as iovecs. -1 when a key does
+// not cover them: registration may end at any time.
+int Gather(Engine& engine, QueuePair& qp, uint32_t position, uint32_t offset, uint32_t length,
+           uint32_t access, iovec* out) {
+  const SendRequest& request = RequestAt(qp, position);
+  const Piece* piece =
+      &qp.pieces[(position & (qp.requests.size() - 1)) * size_t{qp.cap.max_send_sge}];
+  int count = 0;
+  for (uint32_t i = 0; i < request.num_pieces && length > 0; ++i, ++piece) {
+    if (offset >= piece->length) {
+      offset -= piece->length;
+      continue;
+    }
+    const uint32_t part = std::min(length, piece->length - offset);
+    std::byte* bytes = reinterpret_cast<std::byte*>(piece->address + offset);
+    if (!request.inlined) {
+      bytes =
+          engine.memory().Find(piece->lkey, qp.pd_handle, access, piece->address + offset, part);
+      if (bytes == nullptr) return -1;
+    }
+    out[count++] = {bytes, part};
+    length -= part;
+    offset = 0;
+  }
+  return count;
+}
+
 void SendMore(Engine& engine, QueuePair& qp) {
   if (qp.qp_base.state != IBV_QPS_RTS && qp.qp_base.state != IBV_QPS_SQD) return;
-  if (qp.qp_base.qp_type != IBV_QPT_RC) {
-    SendUnacknowledged(engine, qp);
-    return;
-  }
+  if (qp.local != nullptr) return SendLocally(engine, qp);
+  if (qp.qp_base.qp_type != IBV_QPT_RC) return SendUnacknowledged(engine, qp);
   auto& requester = qp.requester;
   if (requester.rnr_until != 0) return;
   const bool idle = requester.send_psn == requester.unacked_psn;
@@ -533,6 +531,11 @@ void OnRequesterTimer(Engine& engine, QueuePair& qp) {
   if (requester.rnr_until != 0 && now >= requester.rnr_until) {
     requester.rnr_until = 0;
     engine.WantToSend(qp);
+  }
+  if (qp.local != nullptr) {
+    if (requester.rnr_until != 0) engine.WantTimer(qp, requester.rnr_until);
+    engine.WantToSend(qp);
+    return;
   }
   if (requester.deadline != 0 && now >= requester.deadline) {
     Count(&urxe_counters::timeouts);

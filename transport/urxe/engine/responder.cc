@@ -68,7 +68,7 @@ void Refuse(Engine& engine, QueuePair& qp, uint8_t syndrome) {
 
 // A receive that could not take the message completes with `status`; then as above.
 void FailReceive(Engine& engine, QueuePair& qp, ibv_wc_status status, uint8_t syndrome) {
-  CompleteReceive(engine, qp, status, nullptr);
+  CompleteReceive(qp, status, nullptr);
   SendErrorNak(qp, syndrome);
   engine.Fail(qp);
 }
@@ -304,7 +304,7 @@ void OnUnreliable(Engine& engine, QueuePair& qp, const Arrival& arrival, const L
   Establish(qp);
   if (Place(engine, qp, header, layout, arrival.payload) && layout.last &&
       TakesReceive(header.operation)) {
-    CompleteReceive(engine, qp, IBV_WC_SUCCESS, &header);
+    CompleteReceive(qp, IBV_WC_SUCCESS, &header);
   }
 }
 
@@ -362,7 +362,7 @@ void OnDatagram(Engine& engine, QueuePair& qp, const Arrival& arrival, const Gid
     status = Scatter(engine, qp, responder.current, kGrhSize, arrival.payload);
   }
   responder.received = kGrhSize + static_cast<uint32_t>(arrival.payload.size());
-  CompleteReceive(engine, qp, status, &arrival.header);
+  CompleteReceive(qp, status, &arrival.header);
   if (status != IBV_WC_SUCCESS) engine.Fail(qp);
 }
 
@@ -466,7 +466,7 @@ void OnRequest(Engine& engine, QueuePair& qp, const Arrival& arrival, const Gid&
     responder.expected_psn = (responder.expected_psn + 1) & kPsnMask;
     if (layout.last) {
       responder.msn = (responder.msn + 1) & kPsnMask;
-      if (TakesReceive(header.operation)) CompleteReceive(engine, qp, IBV_WC_SUCCESS, &header);
+      if (TakesReceive(header.operation)) CompleteReceive(qp, IBV_WC_SUCCESS, &header);
     }
     if (header.ack_request) {
       responder.ack_owed = true;

@@ -1,0 +1,245 @@
+#include "transport/urxe/local/peer.h"
+
+#include <dirent.h>
+#include <errno.h>
+#include <fcntl.h>
+#include <ifaddrs.h>
+#include <netinet/in.h>
+#include <poll.h>
+#include <sys/mman.h>
+#include <sys/stat.h>
+#include <sys/syscall.h>
+#include <sys/sysmacros.h>
+#include <unistd.h>
+
+#include <algorithm>
+#include <cinttypes>
+#include <cstdio>
+#include <cstring>
+#include <string>
+
+#include "transport/urxe/wire/process_slot.h"
+
+namespace urxe {
+namespace {
+
+int PidfdOpen(pid_t pid) { return static_cast<int>(syscall(SYS_pidfd_open, pid, 0)); }
+
+// The file that a range of a process's memory shares.
+struct SharedFile {
+  dev_t device = 0;
+  ino_t inode = 0;
+  uint64_t offset = 0;  // of the range's first byte in the file
+};
+
+// False unless [address, address + length) is one shared, writable file mapping.
+bool FindSharedFile(pid_t pid, uint64_t address, uint64_t length, SharedFile& file) {
+  const std::string path = "/proc/" + std::to_string(pid) + "/maps";
+  FILE* const maps = std::fopen(path.c_str(), "re");
+  if (maps == nullptr) return false;
+  char line[512];
+  bool found = false;
+  while (std::fgets(line, sizeof(line), maps) != nullptr) {
+    uint64_t start, end, offset, inode;
+    unsigned major, minor;
+    char flags[5] = {};
+    if (std::sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64, &start, &end,
+                    flags, &offset, &major, &minor, &inode) != 7 ||
+        address < start || address >= end) {
+      continue;
+    }
+    found = flags[1] == 'w' && flags[3] == 's' && inode != 0 && length <= end - address;
+    file = {makedev(major, minor), static_cast<ino_t>(inode), offset + (address - start)};
+    break;
+  }
+  std::fclose(maps);
+  return found;
+}
+
+// Opens the file through one of the process's own descriptors of it: mappings of memfds have no
+// path. -1 when it keeps none open, or the file could be cut short.
+int OpenSharedFile(pid_t pid, const SharedFile& file) {
+  const std::string folder = "/proc/" + std::to_string(pid) + "/fd";
+  DIR* const directory = opendir(folder.c_str());
+  if (directory == nullptr) return -1;
+  int fd = -1;
+  while (const dirent* entry = readdir(directory)) {
+    const std::string link = folder + "/" + entry->d_name;
+    struct stat status;
+    if (stat(link.c_str(), &status) != 0 || !S_ISREG(status.st_mode) ||
+        status.st_dev != file.device || status.st_ino != file.inode) {
+      continue;
+    }
+    fd = open(link.c_str(), O_RDWR | O_CLOEXEC);
+    if (fd < 0) continue;
+    // A file that its owner could cut short would end us with SIGBUS.
+    if ((fcntl(fd, F_GET_SEALS) & F_SEAL_SHRINK) != 0) break;
+    close(fd);
+    fd = -1;
+  }
+  closedir(directory);
+  return fd;
+}
+
+}  // namespace
+
+bool IsThisHost(const Gid& gid) {
+  ifaddrs* first = nullptr;
+  if (getifaddrs(&first) != 0) return false;
+  bool found = false;
+  for (const ifaddrs* entry = first; entry != nullptr && !found; entry = entry->ifa_next) {
+    if (entry->ifa_addr == nullptr) continue;
+    Gid own = {};
+    if (entry->ifa_addr->sa_family == AF_INET) {
+      own[10] = own[11] = 0xFF;
+      std::memcpy(&own[12], &reinterpret_cast<const sockaddr_in*>(entry->ifa_addr)->sin_addr, 4);
+    } else if (entry->ifa_addr->sa_family == AF_INET6) {
+      std::memcpy(own.data(), &reinterpret_cast<const sockaddr_in6*>(entry->ifa_addr)->sin6_addr,
+                  16);
+    } else {
+      continue;
+    }
+    found = own == gid;
+  }
+  freeifaddrs(first);
+  return found;
+}
+
+std::unique_ptr<LocalPeer> LocalPeer::Reach(int slot, int own_slot, Arena& own) {
+  std::unique_ptr<LocalPeer> peer(new LocalPeer());
+  peer->slot_ = slot;
+  if (slot == own_slot) {
+    peer->self_ = true;
+    peer->pid_ = getpid();
+    peer->arena_ = &own;
+    return peer;
+  }
+  const pid_t pid = ProcessSlot::HolderOf(slot);
+  if (pid <= 0) {
+    errno = ESRCH;
+    return nullptr;
+  }
+  peer->pid_ = pid;
+  peer->pidfd_ = PidfdOpen(pid);
+  peer->mapped_arena_ = Arena::MapOf(pid);
+  if (peer->mapped_arena_ == nullptr) return nullptr;
+  peer->arena_ = peer->mapped_arena_.get();
+  if (peer->header().slot != static_cast<uint32_t>(slot)) {
+    errno = ESRCH;
+    return nullptr;
+  }
+  if (peer->header().accepts_local == 0) {
+    errno = ECONNREFUSED;
+    return nullptr;
+  }
+  // Mapping the arena and copying need the same permission, but sandboxes may forbid the call
+  // alone.
+  std::byte byte;
+  const iovec here = {&byte, 0}, there = {&byte, 0};
+  if (process_vm_writev(pid, &here, 1, &there, 1, 0) < 0) return nullptr;
+  // The process may have ended and its number be another's by now; then its slot is free.
+  if (ProcessSlot::HolderOf(slot) != pid) {
+    errno = ESRCH;
+    return nullptr;
+  }
+  return peer;
+}
+
+LocalPeer::~LocalPeer() {
+  for (const auto& [index, mapping] : mappings_) {
+    if (mapping.mapped != 0) munmap(mapping.base, mapping.mapped);
+  }
+  if (pidfd_ >= 0) close(pidfd_);
+}
+
+bool LocalPeer::HasEnded() {
+  if (!dead_ && pidfd_ >= 0) {
+    pollfd ended = {pidfd_, POLLIN, 0};
+    dead_ = poll(&ended, 1, 0) > 0;
+  }
+  return dead_;
+}
+
+uint64_t LocalPeer::Find(uint32_t key, uint32_t pd, uint32_t access, uint64_t address,
+                         uint64_t length) {
+  return MemoryTable::FindIn(header().regions, key, pd, access, address, length);
+}
+
+LocalPeer::Mapping LocalPeer::MapRegion(const SharedRegion& region, uint32_t key) const {
+  Mapping mapping;
+  mapping.key = key;
+  mapping.address = region.address;
+  mapping.length = region.length;
+  if (self_) {
+    mapping.base = reinterpret_cast<std::byte*>(region.address);
+    return mapping;
+  }
+  SharedFile file;
+  if (!FindSharedFile(pid_, region.address, region.length, file)) return mapping;
+  const int fd = OpenSharedFile(pid_, file);
+  if (fd < 0) return mapping;
+  const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
+  const uint64_t before = file.offset % page;
+  const size_t length = static_cast<size_t>(before + region.length);
+  void* const base = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
+                          static_cast<off_t>(file.offset - before));
+  close(fd);
+  if (base == MAP_FAILED) return mapping;
+  // From the page's start on, as munmap wants it.
+  mapping.base = static_cast<std::byte*>(base);
+  mapping.mapped = mapping.length = length;
+  mapping.address -= before;
+  return mapping;
+}
+
+std::byte* LocalPeer::Map(uint32_t key, uint64_t address, size_t length) {
+  if (last_ == nullptr || last_->key != key) {
+    const uint32_t index = key >> 8;
+    auto [entry, added] = mappings_.try_emplace(index);
+    Mapping& mapping = entry->second;
+    if (added || mapping.key != key) {
+      if (mapping.mapped != 0) munmap(mapping.base, mapping.mapped);
+      mapping = MapRegion(header().regions[index], key);
+    }
+    last_ = &mapping;
+  }
+  if (last_->base == nullptr || address < last_->address ||
+      address - last_->address > last_->length - std::min(length, last_->length)) {
+    return nullptr;
+  }
+  return last_->base + (address - last_->address);
+}
+
+int LocalPeer::Write(uint32_t key, uint64_t address, const iovec* pieces, int count,
+                     size_t length) {
+  if (std::byte* to = Map(key, address, length); to != nullptr) {
+    for (int i = 0; i < count; ++i) {
+      // The same place, when a program writes to itself.
+      if (to != pieces[i].iov_base) std::memmove(to, pieces[i].iov_base, pieces[i].iov_len);
+      to += pieces[i].iov_len;
+    }
+    return 0;
+  }
+  const iovec there = {reinterpret_cast<void*>(address), length};
+  const ssize_t copied =
+      process_vm_writev(pid_, pieces, static_cast<unsigned long>(count), &there, 1, 0);
+  if (copied < 0) return errno;
+  return static_cast<size_t>(copied) == length ? 0 : EFAULT;
+}
+
+int LocalPeer::Read(uint32_t key, uint64_t address, const iovec* pieces, int count, size_t length) {
+  if (const std::byte* from = Map(key, address, length); from != nullptr) {
+    for (int i = 0; i < count; ++i) {
+      if (from != pieces[i].iov_base) std::memmove(pieces[i].iov_base, from, pieces[i].iov_len);
+      from += pieces[i].iov_len;
+    }
+    return 0;
+  }
+  const iovec there = {reinterpret_cast<void*>(address), length};
+  const ssize_t copied =
+      process_vm_readv(pid_, pieces, static_cast<unsigned long>(count), &there, 1, 0);
+  if (copied < 0) return errno;
+  return static_cast<size_t>(copied) == length ? 0 : EFAULT;
+}
+
+}  // namespace urxe
