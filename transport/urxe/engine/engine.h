@@ -128,12 +128,6 @@ bool Answer(Engine& engine, QueuePair& qp);
 void SendLocally(Engine& engine, QueuePair& qp);
 // Takes what the peer left in qp.inbox.
 void TakeInbox(Engine& engine, QueuePair& qp);
-// Local memory of a request, [offset, offset + length), as iovecs; -1 when its keys do not cover
-// it.
-int Gather(Engine& engine, QueuePair& qp, uint32_t position, uint32_t offset, uint32_t length,
-           uint32_t access, iovec* out);
-uint64_t AckTimeout(uint8_t exponent);  // ns; 0: none
-uint64_t RnrDelay(uint8_t code);        // ns
 // Completes the oldest send request and retires it. A failing status moves the queue pair to ERR.
 void CompleteSend(Engine& engine, QueuePair& qp, ibv_wc_status status);
 // Completes qp.responder.current; `header` is its last packet's, null when it failed.

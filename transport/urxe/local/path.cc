@@ -6,7 +6,7 @@
 #include <atomic>
 #include <cstring>
 
-#include "transport/urxe/engine/engine.h"
+#include "transport/urxe/engine/requester.h"
 #include "transport/urxe/local/inbox.h"
 
 namespace urxe {
