@@ -4,44 +4,16 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
-#include <chrono>
 #include <cstring>
-#include <random>
 #include <vector>
 
+#include "tests/unit/urxe/wire_support.h"
 #include "transport/urxe/engine/arena.h"
 #include "transport/urxe/wire/endpoint.h"
 #include "transport/urxe/wire/process_slot.h"
 
 namespace urxe {
 namespace {
-
-Gid Ipv4(int a, int b, int c, int d) {
-  return {0,
-          0,
-          0,
-          0,
-          0,
-          0,
-          0,
-          0,
-          0,
-          0,
-          0xFF,
-          0xFF,
-          static_cast<uint8_t>(a),
-          static_cast<uint8_t>(b),
-          static_cast<uint8_t>(c),
-          static_cast<uint8_t>(d)};
-}
-constexpr Gid kIpv6Loopback = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 1};
-
-std::vector<std::byte> RandomBytes(size_t size, unsigned seed) {
-  std::mt19937 random(seed);
-  std::vector<std::byte> bytes(size);
-  for (std::byte& byte : bytes) byte = static_cast<std::byte>(random());
-  return bytes;
-}
 
 // Two endpoints of this process; the loopback addresses are this test's own.
 class EndpointTest : public testing::Test {
@@ -56,6 +28,8 @@ class EndpointTest : public testing::Test {
     there_ = here == there ? nullptr : Endpoint::Open(there, 1, *slot_, problem_);
     ASSERT_TRUE(here == there || there_ != nullptr) << problem_;
     ASSERT_EQ(here_->Resolve(there, destination_), 0);
+    ASSERT_TRUE(Settle(*here_, *slot_));
+    ASSERT_TRUE(Settle(receiver(), *slot_));
   }
   Endpoint& receiver() { return there_ ? *there_ : *here_; }
 

@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <ctime>
 
 #include "transport/urxe/engine/arena.h"
 #include "transport/urxe/settings.h"
@@ -113,6 +114,12 @@ std::string BindProblem(const Gid& address, int error) {
   return problem;
 }
 
+uint64_t Clock() {
+  timespec now;
+  clock_gettime(CLOCK_MONOTONIC, &now);
+  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
+}
+
 // The next packet's bytes are fetched while this one's ICRC is computed.
 void Prefetch(std::span<const std::byte> bytes) {
   for (size_t i = 0; i < bytes.size(); i += 64) __builtin_prefetch(bytes.data() + i);
@@ -120,15 +127,18 @@ void Prefetch(std::span<const std::byte> bytes) {
 
 }  // namespace
 
-Endpoint::Endpoint(int fd, const Gid& address, unsigned interface_index, ProcessSlot& slot)
+Endpoint::Endpoint(int fd, const sockaddr_storage& local, socklen_t local_length,
+                   const Gid& address, unsigned interface_index, ProcessSlot& slot)
     : fd_(fd),
       address_(address),
       interface_index_(interface_index),
       slot_(slot),
       icrc_required_(ProcessSettings().settings.icrc),
       burst_(fd),
+      steering_(fd, local, local_length, address, slot),
       buffer_(new std::byte[kBufferSize]) {
   arrivals_.reserve(2 * kMaxSegments);
+  steering_.Search(Clock());
 }
 
 Endpoint::~Endpoint() { close(fd_); }
@@ -155,7 +165,7 @@ std::unique_ptr<Endpoint> Endpoint::Open(const Gid& address, unsigned interface_
     errno = error;
     return nullptr;
   }
-  return std::unique_ptr<Endpoint>(new Endpoint(fd, address, interface_index, slot));
+  return std::unique_ptr<Endpoint>(new Endpoint(fd, local, length, address, interface_index, slot));
 }
 
 int Endpoint::Resolve(const Gid& gid, Destination& destination) const {
@@ -230,6 +240,7 @@ void Endpoint::Take(const Datagram& datagram, bool relayed) {
   uint16_t identification = 0;
   int strangers_slot = 0;  // bytes from `begin` on are for that other process
   size_t begin = 0;
+  bool misdirected = false;
   for (size_t offset = 0; offset < datagram.bytes.size(); offset += datagram.segment_size) {
     const std::span<const std::byte> rest = datagram.bytes.subspan(offset);
     const auto packet = rest.first(std::min(rest.size(), datagram.segment_size));
@@ -240,12 +251,16 @@ void Endpoint::Take(const Datagram& datagram, bool relayed) {
     const bool parsed = ParsePacket(packet, header, payload);
     const int slot = parsed ? static_cast<int>(header.dest_qpn >> kSlotShift) : slot_.number();
     if (slot != strangers_slot && strangers_slot != 0) {
-      Relay(datagram, strangers_slot, datagram.bytes.subspan(begin, offset - begin));
+      misdirected |=
+          Relay(datagram, strangers_slot, datagram.bytes.subspan(begin, offset - begin)) &&
+          begin == 0;
     }
     if (slot == slot_.number()) {
       strangers_slot = 0;
       if (parsed) {
         TakePacket(datagram, packet, header, payload, identification);
+      } else if (Steering::IsProbe(packet) && !relayed) {
+        steering_.AnswerProbe(datagram.flow, packet);
       } else {
         Count(&urxe_counters::malformed);
       }
@@ -258,8 +273,11 @@ void Endpoint::Take(const Datagram& datagram, bool relayed) {
     }
     ++identification;
   }
-  if (strangers_slot != 0) Relay(datagram, strangers_slot, datagram.bytes.subspan(begin));
-  Count(&urxe_counters::packets_received, arrivals_.size());
+  if (strangers_slot != 0) {
+    misdirected |= Relay(datagram, strangers_slot, datagram.bytes.subspan(begin)) && begin == 0;
+  }
+  // The kernel steers joined packets by the first of them, so only that one tells.
+  if (misdirected) steering_.Search(Clock());
 }
 
 void Endpoint::TakePacket(const Datagram& datagram, std::span<const std::byte> packet,
@@ -273,7 +291,7 @@ void Endpoint::TakePacket(const Datagram& datagram, std::span<const std::byte> p
   arrivals_.push_back({header, payload, datagram.flow.source, datagram.traffic_class});
 }
 
-void Endpoint::Relay(const Datagram& datagram, int slot, std::span<const std::byte> bytes) {
+bool Endpoint::Relay(const Datagram& datagram, int slot, std::span<const std::byte> bytes) {
   MailHeader header;
   header.kind = MailHeader::kPackets;
   header.segment_size = static_cast<uint32_t>(datagram.segment_size);
@@ -282,8 +300,13 @@ void Endpoint::Relay(const Datagram& datagram, int slot, std::span<const std::by
   const size_t packets = (bytes.size() - 1) / datagram.segment_size + 1;
   const bool taken = slot_.SendTo(slot, std::as_bytes(std::span(&header, 1)), bytes);
   Count(taken ? &urxe_counters::relayed : &urxe_counters::unknown_queue_pairs, packets);
+  return taken;
 }
 
-uint64_t Endpoint::RunTimers(uint64_t) { return UINT64_MAX; }
+void Endpoint::TakeAnswer(std::span<const std::byte> answer) {
+  steering_.TakeAnswer(answer, Clock());
+}
+
+uint64_t Endpoint::RunTimers(uint64_t now) { return steering_.Run(now); }
 
 }  // namespace urxe

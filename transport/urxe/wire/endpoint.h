@@ -17,10 +17,9 @@
 #include "transport/urxe/wire/burst.h"
 #include "transport/urxe/wire/icrc.h"
 #include "transport/urxe/wire/packet.h"
+#include "transport/urxe/wire/steering.h"
 
 namespace urxe {
-
-class ProcessSlot;
 
 // A packet that arrived with a good ICRC (or rightfully without). Valid until the next Receive or
 // TakeRelayed.
@@ -67,6 +66,8 @@ class Endpoint {
   // Arrivals() likewise. `flow` and the bytes come from a process of this user.
   void TakeRelayed(const FlowKey& flow, uint8_t traffic_class, size_t segment_size,
                    std::span<const std::byte> datagram);
+  // Takes an answer to a probe of steering (TakeMail calls it).
+  void TakeAnswer(std::span<const std::byte> answer);
 
   // What is due at `now`: packets held back by faults are sent, steering goes on. Returns when to
   // call again, in ns of CLOCK_MONOTONIC; UINT64_MAX: not before something arrives.
@@ -81,11 +82,13 @@ class Endpoint {
     std::span<const std::byte> bytes;
   };
 
-  Endpoint(int fd, const Gid& address, unsigned interface_index, ProcessSlot& slot);
+  Endpoint(int fd, const sockaddr_storage& local, socklen_t local_length, const Gid& address,
+           unsigned interface_index, ProcessSlot& slot);
   void Take(const Datagram& datagram, bool relayed);
   void TakePacket(const Datagram& datagram, std::span<const std::byte> packet, const Header& header,
                   std::span<const std::byte> payload, uint16_t& identification);
-  void Relay(const Datagram& datagram, int slot, std::span<const std::byte> bytes);
+  // Whether the other process took them.
+  bool Relay(const Datagram& datagram, int slot, std::span<const std::byte> bytes);
 
   const int fd_;
   const Gid address_;
@@ -93,6 +96,7 @@ class Endpoint {
   ProcessSlot& slot_;
   const bool icrc_required_;
   Burst burst_;
+  Steering steering_;
   std::vector<Arrival> arrivals_;
   std::unique_ptr<std::byte[]> buffer_;  // what arrivals_ point into
 };

@@ -21,6 +21,8 @@ bool TakeMail(ProcessSlot& slot, std::span<Endpoint* const> endpoints, Endpoint*
     if (header.kind == MailHeader::kPackets) {
       endpoint->TakeRelayed(header.flow, header.traffic_class, header.segment_size, body);
       arrived = endpoint;
+    } else if (header.kind == MailHeader::kAnswer) {
+      endpoint->TakeAnswer(body);
     }
     break;
   }
