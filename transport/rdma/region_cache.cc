@@ -1,11 +1,10 @@
 #include "transport/rdma/region_cache.h"
 
-#include <sys/mman.h>
-#include <unistd.h>
-
 #include <algorithm>
 #include <cerrno>
 #include <utility>
+
+#include "transport/pages.h"
 
 namespace gradwire::rdma {
 namespace {
@@ -42,13 +41,8 @@ absl::StatusOr<Region> RegionCache::Register(Bytes bytes, Access access) {
 }
 
 absl::StatusOr<Region> RegionCache::Allocate(size_t bytes, Access access) {
-  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  const size_t mapped = std::max<size_t>(1, (bytes + page - 1) / page) * page;
-  void* const start =
-      mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (start == MAP_FAILED) return ErrnoError(errno, "cannot allocate {} bytes", mapped);
-  std::shared_ptr<void> memory(start, [mapped](void* address) { munmap(address, mapped); });
-  return Add(Bytes(static_cast<std::byte*>(start), bytes), access, std::move(memory));
+  GW_ASSIGN_OR_RETURN(std::shared_ptr<void> memory, AllocatePages(bytes));
+  return Add(Bytes(static_cast<std::byte*>(memory.get()), bytes), access, memory);
 }
 
 absl::StatusOr<Region> RegionCache::Add(Bytes bytes, Access access, std::shared_ptr<void> memory) {

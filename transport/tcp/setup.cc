@@ -4,7 +4,6 @@
 #include <netinet/tcp.h>
 #include <sys/epoll.h>
 #include <sys/ioctl.h>
-#include <sys/mman.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -12,6 +11,7 @@
 #include <thread>
 #include <utility>
 
+#include "transport/pages.h"
 #include "transport/tcp/transport.h"
 
 namespace gradwire::tcp {
@@ -121,21 +121,11 @@ absl::StatusOr<Region> TcpTransport::Register(Bytes bytes, Access access) {
 }
 
 absl::StatusOr<Region> TcpTransport::Allocate(size_t bytes, Access access) {
-  const auto page = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-  const size_t mapped = std::max<size_t>(1, (bytes + page - 1) / page) * page;
-  void* memory = mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
-  if (memory == MAP_FAILED) return ErrnoError(errno, "cannot allocate {} bytes", mapped);
-  const Bytes span(static_cast<std::byte*>(memory), bytes);
-  const auto key = regions_.Add(span, access);
-  if (!key.ok()) {
-    munmap(memory, mapped);
-    return key.status();
-  }
-  const MemoryGrant grant{reinterpret_cast<uint64_t>(memory), bytes, *key, 0};
-  return Region(span, grant, 0, [this, memory, mapped, key = *key] {
-    regions_.Remove(key);
-    munmap(memory, mapped);
-  });
+  GW_ASSIGN_OR_RETURN(std::shared_ptr<void> memory, AllocatePages(bytes));
+  const Bytes span(static_cast<std::byte*>(memory.get()), bytes);
+  GW_ASSIGN_OR_RETURN(const uint32_t key, regions_.Add(span, access));
+  const MemoryGrant grant{reinterpret_cast<uint64_t>(span.data()), bytes, key, 0};
+  return Region(span, grant, 0, [this, memory = std::move(memory), key] { regions_.Remove(key); });
 }
 
 absl::Status TcpTransport::Watch(const FileDescriptor& epoll, int fd, Source* source) {
