@@ -18,6 +18,7 @@
 #include <vector>
 
 #include "transport/urxe/engine/arena.h"
+#include "transport/urxe/engine/lock.h"
 #include "transport/urxe/engine/memory_table.h"
 #include "transport/urxe/engine/queue_pair.h"
 #include "transport/urxe/local/peer.h"
@@ -33,7 +34,7 @@ class Engine {
   // errno, with a line on stderr, when it cannot be had. It lasts as long as the process.
   static Engine* Get();
 
-  std::mutex lock;
+  Lock lock;
   // All below: under the lock, unless said otherwise.
 
   Arena& arena() { return *arena_; }

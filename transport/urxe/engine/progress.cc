@@ -246,7 +246,8 @@ void Engine::Run() {
         if (now_ >= until) break;
       }
       did |= busy;
-      if (!busy) std::this_thread::yield();
+      // To those who wait for the lock, or to whoever is to send the next packet.
+      if (!busy || lock.contended()) std::this_thread::yield();
     }
     idle_wakeups_ = did ? 0 : idle_wakeups_ + 1;
     Sleep();

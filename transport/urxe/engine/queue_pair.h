@@ -11,6 +11,7 @@
 #include <memory>
 #include <vector>
 
+#include "transport/urxe/engine/arena.h"
 #include "transport/urxe/engine/completion_queue.h"
 #include "transport/urxe/engine/receive_ring.h"
 #include "transport/urxe/wire/endpoint.h"
