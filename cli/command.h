@@ -62,6 +62,7 @@ void AddBench(CLI::App& root, Action& action);
 void AddWriteBandwidth(CLI::App& bench, Action& action);
 void AddRendezvous(CLI::App& root, Action& action);
 void AddConfig(CLI::App& root, Action& action);
+void AddDevices(CLI::App& root, Action& action);
 void AddDoctor(CLI::App& root, Action& action);
 
 }  // namespace gradwire::cli

@@ -154,7 +154,7 @@ Findings ProbeAll(const ProbeOptions& options) {
   Findings all;
   for (const auto& probe : {ProbeCpu, ProbeKernel, ProbeMemory, ProbeLimits, ProbeInterfaces,
                             ProbeCongestion, ProbePort, ProbeLoopback, ProbeHostName, ProbeModules,
-                            ProbePackages, ProbeRdma, ProbeSettings}) {
+                            ProbePackages, ProbeRdma, ProbeUrxe, ProbeSettings}) {
     Findings found = probe(options);
     std::move(found.begin(), found.end(), std::back_inserter(all));
   }

@@ -23,6 +23,10 @@ struct Finding {
 };
 using Findings = std::vector<Finding>;
 
+// Lets a child copy from the memory of this process, which is none of its descendants: the kernel
+// asks the same of it as of any other process of this user. 0, or the errno of the copy.
+int TryCopyBetweenProcesses();
+
 struct ProbeOptions {
   int port = 29500;  // of the rendezvous, to be bound for a moment
   // Where the kernel's file systems are, and what /boot, /dev, /etc, /lib and the folders of
@@ -35,6 +39,8 @@ struct ProbeOptions {
   CommandRunner run = RunCommand;
   // The ports as programs see them, through libibverbs.
   std::function<absl::StatusOr<std::vector<rdma::Port>>()> list_ports = rdma::ListPorts;
+  // Whether processes of this user may copy into each other's memory: 0 or errno.
+  std::function<int()> try_copy = TryCopyBetweenProcesses;
 };
 
 // Processor model, cores and how many of them this process may use, vector instructions.
@@ -56,6 +62,8 @@ Findings ProbeModules(const ProbeOptions& options);
 Findings ProbePackages(const ProbeOptions& options);
 // RDMA devices, whether programs may open them, and state, MTU and GIDs of each port.
 Findings ProbeRdma(const ProbeOptions& options);
+// urxe: its device, UDP port 4791, the same-host path, the receive buffer.
+Findings ProbeUrxe(const ProbeOptions& options);
 // GRADWIRE_* variables of this process.
 Findings ProbeSettings(const ProbeOptions& options);
 

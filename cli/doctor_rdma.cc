@@ -144,8 +144,15 @@ Finding ProbeChoice(const std::vector<rdma::Port>& seen) {
   return {"rdma choice", Verdict::kNote, Message(choice.status()), "until then data move over TCP"};
 }
 
-Finding NoDevice(const ProbeOptions& options) {
-  Finding finding{"rdma", Verdict::kNote, "no RDMA device; data move over TCP"};
+// The kernel has no device: what ranks use instead, and how it would get one.
+Finding NoDevice(const ProbeOptions& options, const std::vector<rdma::Port>& seen) {
+  Finding finding{"rdma", Verdict::kNote, "the kernel has no RDMA device"};
+  const auto urxe = std::find_if(seen.begin(), seen.end(), [](const rdma::Port& port) {
+    return port.user_space && port.problem.empty() && port.state == IBV_PORT_ACTIVE;
+  });
+  finding.detail += urxe == seen.end()
+                        ? "; data move over TCP"
+                        : fmt::format("; data move over {}, in user space", urxe->device);
   const ModuleState rxe = FindModule(options, "rdma_rxe");
   const ModuleState siw = FindModule(options, "siw");
   const auto at_hand = [](ModuleState state) {
@@ -263,11 +270,15 @@ Findings ProbePackages(const ProbeOptions& options) {
 
 Findings ProbeRdma(const ProbeOptions& options) {
   const std::vector<RdmaPort> ports = ListRdmaPorts(options);
-  if (ports.empty()) return {NoDevice(options)};
-
-  Findings findings;
   const auto listed = options.list_ports();
   const std::vector<rdma::Port> seen = listed.ok() ? *listed : std::vector<rdma::Port>();
+  Findings findings;
+  if (ports.empty()) {
+    findings.push_back(NoDevice(options, seen));
+    if (!seen.empty()) findings.push_back(ProbeChoice(seen));
+    return findings;
+  }
+
   std::string device;
   for (const RdmaPort& port : ports) {
     if (port.device != device) {

@@ -79,6 +79,7 @@ int Main(int argc, char** argv) {
       "Examples:\n"
       "  gradwire demo                              train digits on 4 local ranks\n"
       "  gradwire launch -n 2 gradwire train        the same by hand, on 2\n"
+      "  gradwire devices                           RDMA devices that are here\n"
       "  gradwire doctor                            what this machine is ready for\n"
       "\n"
       "Exit codes: 0 done, 1 the work failed, 2 wrong usage or configuration.\n");
@@ -91,6 +92,7 @@ int Main(int argc, char** argv) {
   AddBench(root, action);
   AddRendezvous(root, action);
   AddConfig(root, action);
+  AddDevices(root, action);
   AddDoctor(root, action);
 
   if (const std::string missing = WhatIsMissing(root, arguments); !missing.empty()) {

@@ -1,4 +1,7 @@
-"""Every collective, type and operation over odd sizes, at 1 to 8 ranks and with odd settings."""
+"""Every collective, type and operation over odd sizes, at 1 to 8 ranks and with odd settings.
+
+Where nothing is said, the data move over RDMA: a kernel's device if there is one, else urxe.
+"""
 
 import unittest
 
@@ -11,8 +14,8 @@ BRIEF = () if SLOWNESS == 1 else ("--brief",)
 
 class CollectivesTest(ProcessTest):
 
-    def sweep(self, ranks, *arguments):
-        result = self.worker(ranks, "sweep", *BRIEF, *arguments).finish(110)
+    def sweep(self, ranks, *arguments, env=None):
+        result = self.worker(ranks, "sweep", *BRIEF, *arguments, env=env).finish(110)
         self.assertCode(result, 0)
         for rank in range(ranks):
             self.assertRegex(result.of_rank(rank), r"\d{4,} checks passed")
@@ -61,7 +64,66 @@ class CollectivesTest(ProcessTest):
         self.sweep(2, "--spin-us", "0")
 
     def test_ipv6(self):
-        self.sweep(2, "--socket-family", "ipv6", "--socket-interface", "::1/128")
+        self.sweep(2, "--transport", "tcp", "--socket-family", "ipv6", "--socket-interface",
+                   "::1/128")
+
+    def test_tcp_1_rank(self):
+        self.sweep(1, "--transport", "tcp")
+
+    def test_tcp_2_ranks(self):
+        self.sweep(2, "--transport", "tcp", *LARGE)
+
+    def test_tcp_3_ranks(self):
+        self.sweep(3, "--transport", "tcp", *LARGE)
+
+    def test_tcp_5_ranks(self):
+        self.sweep(5, "--transport", "tcp")
+
+    def test_tcp_8_ranks(self):
+        self.sweep(8, "--transport", "tcp")
+
+    def test_tcp_smallest_slices_and_fewest_slots(self):
+        self.sweep(3, "--transport", "tcp", "--slice-bytes", "4K", "--slots", "2")
+
+    def test_tcp_several_lanes(self):
+        self.sweep(3, "--transport", "tcp", "--lanes", "3", "--slice-bytes", "4K", "--slots", "64")
+
+    # --- The ways of urxe ---
+
+    def over_urxe(self, ranks, *arguments, **settings):
+        urxe = self.urxe(**settings)
+        self.sweep(ranks, "--device", "urxe", *arguments, env=urxe.env)
+        return urxe
+
+    def test_urxe_same_host_path(self):
+        urxe = self.over_urxe(3)
+        if urxe.counted("local_refusals") > 0:
+            self.skipTest("two processes may not copy here; gradwire doctor says why")
+        self.assertGreater(urxe.counted("local_bytes"), 0)
+        self.assertEqual(urxe.counted("udp_connections"), 0)
+
+    def packets(self, ranks, *arguments, **settings):
+        urxe = self.over_urxe(ranks, *arguments, path="udp", **settings)
+        self.assertGreater(urxe.counted("packets_received"), 1000)
+        self.assertEqual(urxe.counted("local_operations"), 0)
+        self.assertEqual(urxe.counted("rnr_naks_sent"), 0)
+        return urxe
+
+    def test_urxe_packets_2_ranks(self):
+        self.packets(2, *LARGE)
+
+    def test_urxe_packets_5_ranks(self):
+        self.packets(5)
+
+    def test_urxe_packets_own_receives(self):
+        self.packets(3, "--receive-queue", "own", "--lanes", "2", "--completion", "channel")
+
+    def test_urxe_lost_and_spoilt_packets(self):
+        urxe = self.packets(3, faults="drop=0.005,duplicate=0.005,reorder=0.005,corrupt=0.002,"
+                            "seed=9")
+        self.assertGreater(urxe.counted("faults_dropped"), 0)
+        self.assertGreater(urxe.counted("retransmits"), 0)
+        self.assertGreater(urxe.counted("icrc_errors"), 0)
 
 
 if __name__ == "__main__":

@@ -4,6 +4,7 @@ The promise everywhere: an error on every rank that names who and what, never a 
 a job that is not at fault.
 """
 
+import json
 import os
 import random
 import re
@@ -35,8 +36,9 @@ class FaultsTest(ProcessTest):
 
     # --- Death ---
 
-    def kill_one(self, ranks, victim, number=signal.SIGKILL, count=4_000_000):
-        job, pids = self.loop(ranks, "--count", count, flags=("--settle", "30s"))
+    def kill_one(self, ranks, victim, *arguments, number=signal.SIGKILL, count=4_000_000, env=None):
+        job, pids = self.loop(ranks, "--count", count, *arguments, flags=("--settle", "30s"),
+                              env=env)
         time.sleep(0.3)
         start = time.monotonic()
         os.kill(pids[victim], number)
@@ -65,6 +67,14 @@ class FaultsTest(ProcessTest):
 
     def test_killed_rank_in_small_collectives(self):
         self.kill_one(4, 3, count=10)
+
+    def test_killed_over_tcp(self):
+        self.kill_one(4, 2, "--transport", "tcp")
+        self.kill_one(3, 0, "--transport", "tcp")
+
+    def test_killed_over_urxe_by_packets(self):
+        self.kill_one(3, 1, "--device", "urxe", env={"URXE_PATH": "udp"})
+        self.kill_one(3, 0, "--device", "urxe", count=10, env={"URXE_PATH": "udp"})
 
     def test_killed_during_join(self):
         port = free_port()
@@ -98,9 +108,9 @@ class FaultsTest(ProcessTest):
         command = "[ $RANK = 0 ] && sleep 1.5; exec %s loop --seconds 0.1" % WORKER
         self.assertCode(self.launch(3, "sh", "-c", command).finish(), 0)
 
-    def freeze_one(self, victim):
-        job, pids = self.loop(3, "--count", 100_000, "--op-timeout", "2s",
-                              flags=("--settle", "8s", "--grace", "1s"))
+    def freeze_one(self, victim, *arguments, env=None):
+        job, pids = self.loop(3, "--count", 100_000, "--op-timeout", "2s", *arguments,
+                              flags=("--settle", "8s", "--grace", "1s"), env=env)
         os.kill(pids[victim], signal.SIGSTOP)
         start = time.monotonic()
         result = job.finish(60)
@@ -118,7 +128,16 @@ class FaultsTest(ProcessTest):
         # It hosts the rendezvous: nobody gathers what the others are doing.
         self.freeze_one(0)
 
+    def test_frozen_over_tcp(self):
+        self.freeze_one(1, "--transport", "tcp")
+
+    def test_frozen_over_urxe_by_packets(self):
+        self.freeze_one(1, "--device", "urxe", env={"URXE_PATH": "udp"})
+
     # --- Difference ---
+
+    def test_different_counts_over_tcp(self):
+        self.differ(["--count", 1000, "--odd-count", 1001, "--transport", "tcp"], 1000, 1001)
 
     def differ(self, arguments, *values):
         """Rank 1 of 3 differs; every rank must say who and both values."""
@@ -182,11 +201,11 @@ class FaultsTest(ProcessTest):
         return self.run_to_end(WORKER, "loop", "--seconds", 1, "--join-timeout", "5s", env=env,
                                timeout=30)
 
-    def protected_job(self):
+    def protected_job(self, *arguments):
         port = free_port()
         self.running = os.path.join(self.folder(), "running")
         open(self.running, "w").close()
-        job, pids = self.loop(2, "--count", 1000, "--while-exists", self.running,
+        job, pids = self.loop(2, "--count", 1000, "--while-exists", self.running, *arguments,
                               flags=("--port", port), env={"GRADWIRE_TOKEN": "right"})
         return job, pids, port
 
@@ -251,7 +270,7 @@ class FaultsTest(ProcessTest):
         return addresses
 
     def test_port_scan(self):
-        job, pids, _ = self.protected_job()
+        job, pids, _ = self.protected_job("--transport", "tcp")
         for address in self.addresses_of(pids):
             for linger in (True, False):
                 for _ in range(20):
@@ -262,7 +281,7 @@ class FaultsTest(ProcessTest):
         self.assertSurvives(job)
 
     def test_garbage(self):
-        job, pids, _ = self.protected_job()
+        job, pids, _ = self.protected_job("--transport", "tcp")
         source = random.Random(7)
         pieces = [b"\0", b"\xff" * 64, b"GET / HTTP/1.1\r\n\r\n", b"\0" * 100_000,
                   b"\xff" * 100_000, struct.pack(">QQQ", 2**64 - 1, 2**63, 2**32)]
@@ -277,7 +296,7 @@ class FaultsTest(ProcessTest):
         self.assertSurvives(job)
 
     def test_connections_that_say_nothing(self):
-        job, pids, _ = self.protected_job()
+        job, pids, _ = self.protected_job("--transport", "tcp")
         callers = []
         for address in self.addresses_of(pids):
             for _ in range(30):
@@ -287,7 +306,7 @@ class FaultsTest(ProcessTest):
 
     def test_strangers_at_the_data_ports_while_links_form(self):
         # The data ports open between joining and the first collective; call them all the time.
-        job = self.worker(4, "loop", "--seconds", 3, "--count", 1000)
+        job = self.worker(4, "loop", "--seconds", 3, "--count", 1000, "--transport", "tcp")
         found = job.wait_for(r"joined (\d+) of \d+, pid (\d+)", 1)
         end = time.monotonic() + 2
         while time.monotonic() < end and job.process.poll() is None:
@@ -303,6 +322,31 @@ class FaultsTest(ProcessTest):
                     except OSError:
                         pass
         self.assertCode(job.finish(), 0)
+
+    def test_strangers_at_the_roce_port(self):
+        """Whatever comes to UDP port 4791 changes counters, not results."""
+        urxe = self.urxe(path="udp")
+        listed = self.gradwire("devices", "--json", "-")
+        device = next(entry for entry in json.loads(listed.out)["devices"]
+                      if entry["kind"] == "user")
+        address = device["gids"][0]["address"]
+        family = socket.AF_INET6 if ":" in address else socket.AF_INET
+        self.running = os.path.join(self.folder(), "running")
+        open(self.running, "w").close()
+        job, _ = self.loop(2, "--count", 100_000, "--while-exists", self.running, "--device",
+                           "urxe", env=urxe.env)
+        source = random.Random(7)
+        end = time.monotonic() + 2
+        with socket.socket(family, socket.SOCK_DGRAM) as stranger:
+            while time.monotonic() < end and job.process.poll() is None:
+                head = struct.pack(">BBHII", source.randrange(256), source.randrange(256), 0xffff,
+                                   source.randrange(1, 4) << 16 | source.randrange(8),
+                                   source.randrange(1 << 32))
+                for data in (source.randbytes(source.randrange(64)),
+                             head + source.randbytes(source.randrange(1100))):
+                    stranger.sendto(data, (address, 4791))
+        self.assertSurvives(job)
+        self.assertGreater(urxe.counted("malformed") + urxe.counted("icrc_errors"), 0)
 
 
 if __name__ == "__main__":

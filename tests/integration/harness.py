@@ -22,7 +22,7 @@ SLOWNESS = float(os.environ.get("GWTEST_SLOWNESS", "1"))
 
 # Another launcher's variables must not decide who we are.
 _FOREIGN = re.compile(
-    r"^(GRADWIRE_|GWTEST_|OMPI_|PMI|SLURM_|RANK$|WORLD_SIZE$|LOCAL_|GROUP_|MASTER_|JOB_COMPLETION)"
+    r"^(GRADWIRE_|GWTEST_|URXE_|OMPI_|PMI|SLURM_|RANK$|WORLD_SIZE$|LOCAL_|GROUP_|MASTER_|JOB_COMPLETION)"
 )
 
 _SANITIZER = re.compile(r"(Address|Leak|Thread|UndefinedBehavior)Sanitizer|: runtime error: ")
@@ -32,6 +32,32 @@ def environment(extra=None):
     clean = {name: value for name, value in os.environ.items() if not _FOREIGN.match(name)}
     clean.update(extra or {})
     return clean
+
+
+class Urxe:
+    """Settings of urxe for ranks to come, and what it counted in those that have ended."""
+
+    def __init__(self, folder, **settings):
+        self._folder = folder
+        self.env = {"URXE_" + name.upper(): value for name, value in settings.items()}
+        self.env["URXE_COUNTERS"] = os.path.join(folder, "%p.counters")
+
+    def counted(self, name):
+        total = 0
+        for file in os.listdir(self._folder):
+            with open(os.path.join(self._folder, file)) as lines:
+                for line in lines:
+                    words = line.split()
+                    if words[:1] == [name]:
+                        total += int(words[1])
+        return total
+
+
+def kernel_has_device():
+    try:
+        return bool(os.listdir("/sys/class/infiniband"))
+    except FileNotFoundError:
+        return False
 
 
 def seconds(promised):
@@ -149,6 +175,9 @@ class ProcessTest(unittest.TestCase):
 
     def worker(self, ranks, *arguments, flags=(), **more):
         return self.launch(ranks, WORKER, *arguments, flags=flags, **more)
+
+    def urxe(self, **settings):
+        return Urxe(self.folder(), **settings)
 
     def folder(self):
         folder = tempfile.TemporaryDirectory()

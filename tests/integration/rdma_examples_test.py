@@ -1,20 +1,13 @@
-"""The RDMA examples as users start them. Without a device they must say so; the lab's VMs have one."""
+"""The RDMA examples as users start them: over urxe, unless the kernel has a device."""
 
 import os
 import unittest
 
-from harness import PROGRAM, ProcessTest, seconds
+from harness import PROGRAM, ProcessTest, kernel_has_device, seconds
 
 FOLDER = os.path.dirname(PROGRAM)
 NAMES = ("bulk_rdma_vs_tcp", "connect_and_write", "device_query", "fetch_and_add", "write_vs_read",
          "write_with_imm")
-
-
-def has_device():
-    try:
-        return bool(os.listdir("/sys/class/infiniband"))
-    except FileNotFoundError:
-        return False
 
 
 class RdmaExamplesTest(ProcessTest):
@@ -43,28 +36,42 @@ class RdmaExamplesTest(ProcessTest):
         self.assertCode(result, 2)
         self.assertIn("two are needed", result.err)
 
-    @unittest.skipIf(has_device(), "this host has an RDMA device")
+    @unittest.skipIf(kernel_has_device(), "this host has an RDMA device")
     def test_without_a_device_the_remedy_is_told(self):
-        result = self.run_to_end(self.path("device_query"))
+        # Not even urxe has one with a setting that it does not know.
+        env = {"URXE_PATH": "pigeon"}
+        result = self.run_to_end(self.path("device_query"), env=env)
         self.assertCode(result, 1)
+        self.assertRegex(result.err, "URXE_PATH.*pigeon")
         self.assertRegex(result.err, "no RDMA device.*gradwire doctor")
         for name in NAMES:
             if name == "device_query":
                 continue
             with self.subTest(name=name):
-                result = self.launch(2, self.path(name)).finish()
+                result = self.launch(2, self.path(name), env=env).finish()
                 self.assertCode(result, 1)
                 self.assertRegex(result.err, "no RDMA device.*gradwire doctor")
 
-    @unittest.skipUnless(has_device(), "this host has no RDMA device")
-    def test_with_a_device_each_prints_its_answer(self):
+    def test_device_query_names_limits(self):
+        result = self.run_to_end(self.path("device_query"))
+        self.assertCode(result, 0)
+        self.assertRegex(result.out, r"Gradwire would use rdma on \w+")
+        self.assertRegex(result.out, r"queue pairs +[1-9]")
+
+    def test_each_prints_its_answer(self):
+        self.answers({})
+
+    def test_each_prints_its_answer_by_packets(self):
+        self.answers({"GRADWIRE_DEVICE": "urxe", "URXE_PATH": "udp"})
+
+    def answers(self, env):
         for name, answer in (("connect_and_write", "all 1048576 bytes are what rank 0 wrote"),
                              ("write_with_imm", "immediate 8 came with 0 bytes"),
                              ("fetch_and_add", "1000 counts by FETCH_AND_ADD, the counter says 1000"),
                              ("write_vs_read", "262144 +[0-9]"),
                              ("bulk_rdma_vs_tcp", "RDMA is [0-9.]+ times as fast as TCP")):
             with self.subTest(name=name):
-                result = self.launch(2, self.path(name)).finish(seconds(120))
+                result = self.launch(2, self.path(name), env=env).finish(seconds(120))
                 self.assertCode(result, 0)
                 self.assertRegex(result.out, answer)
 

@@ -40,13 +40,13 @@ def read_safetensors(path):
 
 class TrainingTest(ProcessTest):
 
-    def train(self, ranks, *arguments, timeout=90):
+    def train(self, ranks, *arguments, timeout=90, env=None):
         """Trains; returns the summary and the loss of each step."""
         folder = self.folder()
         summary = os.path.join(folder, "summary.json")
         metrics = os.path.join(folder, "metrics.jsonl")
         result = self.launch(ranks, PROGRAM, "train", "--summary", summary, "--metrics", metrics,
-                             *arguments).finish(timeout)
+                             *arguments, env=env).finish(timeout)
         self.assertCode(result, 0)
         with open(summary) as file:
             summary = json.load(file)
@@ -69,6 +69,24 @@ class TrainingTest(ProcessTest):
             self.assertTrue(summary["checksums_checked"])
             self.assertGreater(summary["comm_seconds"], 0)
             self.assertGreater(summary["bytes_sent"], 0)
+
+    def test_every_transport_gives_the_same_bits(self):
+        arguments = ("--epochs", 2, "--seed", 7, "--check-checksums")
+        tcp, _ = self.train(3, *arguments, "--transport", "tcp")
+        self.assertEqual(tcp["transport"], "tcp")
+        for settings in ({}, {"path": "udp"},
+                         {"path": "udp", "faults": "drop=0.01,reorder=0.01,seed=4"}):
+            with self.subTest(settings=settings):
+                urxe = self.urxe(**settings)
+                rdma, _ = self.train(3, *arguments, "--device", "urxe", env=urxe.env)
+                self.assertEqual(rdma["transport"], "rdma")
+                self.assertRegex(rdma["device"], r"^rdma on urxe0 \(.*user-space RoCE v2")
+                self.assertEqual(rdma["parameters_checksum"], tcp["parameters_checksum"])
+                if settings:
+                    self.assertGreater(urxe.counted("packets_received"), 100)
+                    self.assertEqual(urxe.counted("local_operations"), 0)
+                if "faults" in settings:
+                    self.assertGreater(urxe.counted("faults_dropped"), 0)
 
     def test_digits_reach_their_accuracy(self):
         summary, _ = self.train(4, "--check-checksums")

@@ -1,4 +1,4 @@
-"""Wrong usage, and the subcommands that only look: config and doctor."""
+"""Wrong usage, and the subcommands that only look: config, devices and doctor."""
 
 import json
 import os
@@ -6,7 +6,7 @@ import re
 import socket
 import unittest
 
-from harness import PROGRAM, WORKER, ProcessTest, free_port
+from harness import PROGRAM, WORKER, ProcessTest, free_port, kernel_has_device
 
 
 class UsageTest(ProcessTest):
@@ -40,6 +40,11 @@ class UsageTest(ProcessTest):
                 (("config", "--tls-cert", "x.pem"), "--tls-cert and --tls-key"),
                 (("config", "surplus"), "surplus"),
                 (("doctor", "--port", "0"), "--port.*0"),
+                (("devices", "surplus"), "surplus"),
+                (("devices", "--pid", "1"), "--pid.*--counters"),
+                (("devices", "--counters", "--pid", "-1"), "--pid.*-1"),
+                (("devices", "--counters", "--pid", "999999999"), "no process 999999999"),
+                (("devices", "--device", "rxe0:x"), "rxe0:x"),
                 (("rendezvous", "--port", "-1"), "--port.*-1"),
                 (("rendezvous", "--frobnicate"), "--frobnicate"),
         ):
@@ -67,7 +72,7 @@ class UsageTest(ProcessTest):
         self.assertCode(result, 0)
         for word in ("launch", "config", "doctor", "rendezvous", "Examples"):
             self.assertIn(word, result.out)
-        for command in ("launch", "config", "doctor", "rendezvous"):
+        for command in ("launch", "config", "devices", "doctor", "rendezvous"):
             with self.subTest(command=command):
                 # Help must be had although a variable is wrong: it is what one looks at then.
                 result = self.gradwire(command, "--help", env={"GRADWIRE_SLOTS": "x"})
@@ -127,6 +132,101 @@ class ConfigTest(ProcessTest):
         self.assertIn(path + "/x", result.err)
 
 
+class DevicesTest(ProcessTest):
+
+    def devices(self, *arguments, **more):
+        result = self.gradwire("devices", "--json", "-", *arguments, **more)
+        self.assertCode(result, 0)
+        return json.loads(result.out)
+
+    def test_urxe_is_listed(self):
+        report = self.devices()
+        urxe = [entry for entry in report["devices"] if entry["device"] == "urxe0"]
+        self.assertEqual(len(urxe), 1, report)
+        self.assertEqual(urxe[0]["kind"], "user")
+        self.assertIn(urxe[0]["mtu"], (256, 512, 1024, 2048, 4096))
+        self.assertEqual(urxe[0]["gids"][0]["type"], "RoCE v2")
+        if not kernel_has_device():
+            self.assertEqual(report["chosen"], "urxe0")
+            self.assertIn("no kernel device", report["reason"])
+
+    def test_interfaces_become_devices(self):
+        report = self.devices(env={"URXE_INTERFACES": "lo"})
+        urxe = next(entry for entry in report["devices"] if entry["device"] == "urxe0")
+        self.assertEqual(urxe["gids"][0]["address"], "127.0.0.1")
+        self.assertEqual(urxe["mtu"], 4096)
+
+    def test_device_table_fits_80_columns(self):
+        result = self.gradwire("devices")
+        self.assertCode(result, 0)
+        self.assertRegex(result.out, r"(?m)^urxe0:1 +user +ACTIVE +\d+ +0 v2 +\S+$")
+        for line in result.out.splitlines():
+            self.assertLessEqual(len(line), 80, line)
+
+    def test_counters_of_running_ranks(self):
+        job = self.worker(2, "loop", "--seconds", 60, "--device", "urxe",
+                          env={"URXE_PATH": "udp"})
+        pids = {int(match.group(2))
+                for match in job.wait_for(r"joined (\d+) of \d+, pid (\d+)", 2)}
+        job.wait_for("looping", 2)
+        shown = {process["pid"]: process for process in self.devices("--counters")["processes"]}
+        self.assertLessEqual(pids, set(shown))
+        for pid in pids:
+            self.assertEqual(shown[pid]["program"], "collective_work")  # as the kernel cuts it
+            self.assertGreater(shown[pid]["counters"]["packets_sent"], 0)
+            self.assertEqual(shown[pid]["counters"]["icrc_errors"], 0)
+            # They go on counting.
+            again = self.devices("--counters", "--pid", pid)["processes"]
+            self.assertEqual([process["pid"] for process in again], [pid])
+            self.assertGreater(again[0]["counters"]["packets_received"],
+                               shown[pid]["counters"]["packets_received"])
+        result = self.gradwire("devices", "--counters")
+        self.assertRegex(result.out, r"(?m)^  packets_sent +\d+  packets put on the wire")
+        for line in result.out.splitlines():
+            self.assertLessEqual(len(line), 80, line)
+
+    def test_a_process_without_urxe_is_told(self):
+        result = self.gradwire("devices", "--counters", "--pid", os.getpid())
+        self.assertOneLine(result, r"process %d .* has no urxe device open" % os.getpid())
+
+
+class TransportTest(ProcessTest):
+    """What `auto` takes, and that the first line says so."""
+
+    def first_line(self, *arguments, env=None):
+        result = self.launch(2, PROGRAM, "train", "--epochs", 1, *arguments, env=env).finish()
+        self.assertCode(result, 0)
+        line = result.out.splitlines()[0]
+        self.assertLessEqual(len(line), 80 + len("[0] "), line)
+        return line
+
+    def test_urxe_where_the_kernel_has_no_device(self):
+        if kernel_has_device():
+            self.skipTest("this host has an RDMA device")
+        self.assertRegex(self.first_line(),
+                         r"rdma on urxe0 \(\S+, MTU \d+\): user-space RoCE v2, no kernel device")
+
+    def test_device_names_urxe(self):
+        self.assertRegex(self.first_line("--device", "urxe0"),
+                         r"rdma on urxe0 .*: user-space RoCE v2, as --device urxe0 asks")
+
+    def test_tcp_when_asked(self):
+        self.assertRegex(self.first_line("--transport", "tcp"), r"\] tcp ")
+
+    def test_tcp_when_a_rank_has_no_device(self):
+        if kernel_has_device():
+            self.skipTest("this host has an RDMA device")
+        command = ("[ $RANK = 1 ] && export URXE_INTERFACES=no-such-interface;"
+                   " exec %s train --epochs 1" % PROGRAM)
+        result = self.launch(2, "sh", "-c", command).finish()
+        self.assertCode(result, 0)
+        self.assertRegex(result.out.splitlines()[0], r"\] tcp .*rank 1.*no RDMA device")
+        self.assertIn("no-such-interface", result.err)
+        result = self.launch(2, "sh", "-c", command + " --transport rdma").finish()
+        self.assertFailed(result)
+        self.assertRegex(result.err, "rank 1: .*no RDMA device")
+
+
 class DoctorTest(ProcessTest):
 
     def doctor(self, *arguments, code=0, **more):
@@ -145,6 +245,11 @@ class DoctorTest(ProcessTest):
         self.assertIn("%d usable" % len(os.sched_getaffinity(0)), findings["cpu"]["detail"])
         self.assertIn("127.0.0.1", findings["interface lo"]["detail"])
         self.assertTrue(any(subject.startswith("rdma") for subject in findings))
+        for subject in ("urxe0", "urxe0 UDP port 4791", "urxe same-host path",
+                        "urxe receive buffer"):
+            self.assertIn(subject, findings)
+        if not kernel_has_device():
+            self.assertIn("urxe0", findings["rdma"]["detail"])
 
     def test_busy_port_is_a_problem(self):
         with socket.socket() as busy:

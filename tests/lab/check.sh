@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Runs Gradwire's checks between virtual machines with Soft-RoCE: one line per check, and at the end
-# "N passed, N failed". Each check is a script in tests/lab/checks and says there what it is for.
+# Runs Gradwire's checks between virtual machines with Soft-RoCE, and with urxe on one side: one line
+# per check, at the end "N passed, N failed". A script of tests/lab/checks says what it is for.
 #   tests/lab/check.sh [--quick] [--build DIR] [--only NAME] [--no-install] [--verbose]
 # --quick leaves out what takes longest: three VMs, TCP, larger worlds. --only runs the checks of that
 # name alone. --verbose shows all output, which is otherwise kept in build/lab/logs.
@@ -67,10 +67,11 @@ run_lab() {
   fi
 }
 
-# checks VMS OPTIONS... -- NAME:TRANSPORT:SECONDS...: one boot for all of these.
+# checks NAME VMS OPTIONS... -- NAME:TRANSPORT:SECONDS...: one boot for all of these; the first name is
+# that of its log and folder.
 checks() {
-  local vms=$1 given=() items=() item name log total=60 line
-  shift
+  local boot=$1 vms=$2 given=() items=() item name log total=60 line
+  shift 2
   while [ "$1" != -- ]; do
     given+=("$1")
     shift
@@ -82,10 +83,10 @@ checks() {
     total=$((total + ${item##*:}))
   done
   [ ${#items[@]} -gt 0 ] || return 0
-  log=$logs/${vms}vms.log
-  rm -rf "$logs/${vms}vms"
+  log=$logs/$boot.log
+  rm -rf "${logs:?}/$boot"
   run_lab "$log" --vms "$vms" "${given[@]}" ${quick:+--quick} --timeout $total \
-    --out "$logs/${vms}vms" --script "$lab/suite.sh" -- "${items[@]}"
+    --out "$logs/$boot" --script "$lab/suite.sh" -- "${items[@]}"
   for item in "${items[@]}"; do
     name=${item%:*}
     line=$(sed -n -E "s/^vm0\| CHECK ${name%:*} ${name#*:} (ok|FAILED) ([0-9]+)\$/\1 \2/p" "$log" | tail -n 1)
@@ -104,6 +105,21 @@ checks() {
   if [ $lab_code -ne 0 ]; then
     grep '^tests/lab: ' "$log" | tail -n 3
     echo "       all output: $log"
+  fi
+}
+
+# Whether what urxe sent and received in its VM is RoCE v2 to others, too.
+check_captures() {
+  [ -d "$logs/interop" ] || return 0
+  if ! command -v tshark >/dev/null; then
+    echo "skip   interop, packets             no tshark here; install the packages of tests/packages.txt"
+    return 0
+  fi
+  if "$lab/../conformance/pcap.py" "$logs"/interop/vm1/*.pcap >"$logs/captures.log" 2>&1; then
+    verdict 'interop, packets' ok "$(awk '{ sum += $2 } END { print sum }' "$logs/captures.log") by tshark and ICRC"
+  else
+    verdict 'interop, packets' FAILED "see $logs/captures.log"
+    tail -n 10 "$logs/captures.log" | sed 's/^/       /'
   fi
 }
 
@@ -136,15 +152,18 @@ check_lab() {
 {
   check_lab
   if [ -n "$quick" ]; then
-    checks 2 --env LAB_WORLDS='2 3' --env LAB_ROUNDS=1 -- devices:rdma:60 collectives:rdma:180 \
+    checks 2vms 2 --env LAB_WORLDS='2 3' --env LAB_ROUNDS=1 -- devices:rdma:60 collectives:rdma:180 \
       training:rdma:90 rnr:rdma:120 examples:rdma:180 faults:rdma:180 loss:rdma:120 performance:rdma:180
+    checks interop 2 --urxe 1 -- interop:rdma:600
   else
-    checks 2 --env LAB_ROUNDS=3 -- devices:rdma:60 collectives:rdma:300 collectives:tcp:200 training:rdma:120 \
+    checks 2vms 2 --env LAB_ROUNDS=3 -- devices:rdma:60 collectives:rdma:300 collectives:tcp:200 training:rdma:120 \
       rnr:rdma:120 examples:rdma:240 faults:rdma:300 faults:tcp:300 loss:rdma:180 loss:tcp:180 \
       performance:rdma:400
-    checks 3 --env LAB_WORLDS='3 4' -- devices:rdma:90 collectives:rdma:300 training:rdma:180 \
+    checks interop 2 --urxe 1 -- interop:rdma:900
+    checks 3vms 3 --env LAB_WORLDS='3 4' -- devices:rdma:90 collectives:rdma:300 training:rdma:180 \
       faults:rdma:300
   fi
+  [ -n "$only" ] && [ "$only" != interop ] || check_captures
   # What the speed was is worth seeing when all is well, too.
   [ ! -f "$logs/2vms.log" ] || sed -n '/^vm0| medians of/,/^vm0| CHECK/{/CHECK/d;s/^vm0| */    /p}' "$logs/2vms.log"
   echo "after $(((SECONDS - started) / 60)) min $(((SECONDS - started) % 60)) s; output in build/lab/logs"

@@ -2,7 +2,8 @@
 # For scripts that run in the VMs of the lab: . /lab/functions.sh
 #
 # Variables: LAB_RANK (this VM, from 0), LAB_VMS, LAB_ADDRESS (of this VM), LAB_PEERS (of the other
-# VMs), LAB_TRANSPORT (rdma or tcp), LAB_QUICK (1: a short run is wanted, else empty).
+# VMs), LAB_DEVICE (rxe0; urxe0 with --urxe), LAB_TRANSPORT (rdma or tcp), LAB_QUICK (1: a short run is
+# wanted, else empty).
 # Every VM runs the same script at the same time; what is put into /out reaches the host.
 . /lab/settings
 
@@ -21,6 +22,21 @@ for lab_vm in $(seq 0 $((LAB_VMS - 1))); do
 done
 LAB_PEERS=${LAB_PEERS# }
 export LAB_ADDRESS LAB_PEERS
+
+case ,${LAB_URXE-}, in
+  *,"$LAB_RANK",*) LAB_DEVICE=urxe0 ;;
+  *) LAB_DEVICE=rxe0 ;;
+esac
+export LAB_DEVICE
+
+# lab_verbs PROGRAM...: a program that is not ours, on this VM's device.
+lab_verbs() {
+  if [ "$LAB_DEVICE" = urxe0 ]; then
+    LD_PRELOAD=/usr/lib/liburxe.so "$@"
+  else
+    "$@"
+  fi
+}
 
 # lab_gid: this VM's RoCE v2 GID, as sysfs writes it: the IPv4 address mapped into IPv6.
 lab_gid() {

@@ -14,7 +14,7 @@ lab_modules=(virtio_pci virtio_console virtio_net virtio-rng rdma_rxe ib_uverbs 
 lab_modules_if_there=(crc32_generic)
 
 # Programs of the distribution that go into the image, beside busybox.
-lab_tools=(ip tc rdma ibv_devices ibv_devinfo ibv_rc_pingpong iperf3
+lab_tools=(ip tc rdma ibv_devices ibv_devinfo ibv_rc_pingpong ibv_uc_pingpong ibv_ud_pingpong iperf3
   ib_write_bw ib_write_lat ib_read_bw ib_read_lat ib_send_bw ib_send_lat ib_atomic_bw ib_atomic_lat)
 
 # into_tree TREE FILE DESTINATION: a copy that programs can be run from; debugging information, most
@@ -165,7 +165,8 @@ make_tools() {
   echo "$tools"
 }
 
-# make_programs CACHE FILE...: prints the archive with these programs in /usr/bin and what they load.
+# make_programs CACHE FILE...: prints the archive with these programs in /usr/bin, libraries among them
+# in /usr/lib, and what they load.
 make_programs() {
   local cache=$1 key programs tree path all
   shift
@@ -177,7 +178,10 @@ make_programs() {
     say 'Making the image of programs'
     tree=$(mktemp -d "$cache/tree.XXXXXX")
     for path in "$@"; do
-      into_tree "$tree" "$path" "usr/bin/$(basename "$path")"
+      case $path in
+        *.so) into_tree "$tree" "$path" "usr/lib/$(basename "$path")" ;;
+        *) into_tree "$tree" "$path" "usr/bin/$(basename "$path")" ;;
+      esac
     done
     for path in $all; do
       into_tree "$tree" "$path" "$path"

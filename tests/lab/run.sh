@@ -9,6 +9,7 @@
 # Options:
 #   --script FILE     what each VM runs, with busybox's sh   (default tests/lab/checks/training.sh)
 #   --vms N           number of VMs, 1..8                                           (default 2)
+#   --urxe RANKS      VMs with urxe in place of the kernel's rdma_rxe, as in 1 or 0,2  (default none)
 #   --transport NAME  rdma or tcp: LAB_TRANSPORT in the scripts                     (default rdma)
 #   --build DIR       build folder whose programs are taken along       (default build/release)
 #   --program FILE    a further program, with the libraries it loads; may be repeated
@@ -61,7 +62,7 @@ decimal() {
 
 script=$lab/checks/training.sh
 build='' out='' accel=auto transport=rdma netem='' quick='' install=1
-vms=2 cpus=1 memory=1024 mtu=4200 timeout=600
+vms=2 urxe='' cpus=1 memory=1024 mtu=4200 timeout=600
 programs=() files=() variables=() arguments=() keep=()
 while [ $# -gt 0 ]; do
   case $1 in
@@ -77,12 +78,13 @@ while [ $# -gt 0 ]; do
       arguments=("$@")
       break
       ;;
-    --script | --vms | --transport | --build | --program | --file | --env | --out | --delay | \
+    --script | --vms | --urxe | --transport | --build | --program | --file | --env | --out | --delay | \
       --loss | --rate | --mtu | --cpus | --memory | --timeout | --accel)
       [ $# -gt 1 ] || misuse "$1 takes a value"
       case $1 in
         --script) script=$2 ;;
         --vms) vms=$2 ;;
+        --urxe) urxe=$2 ;;
         --transport) transport=$2 ;;
         --build) build=$2 ;;
         --program) programs+=("$2") ;;
@@ -105,6 +107,7 @@ while [ $# -gt 0 ]; do
   shift
 done
 number --vms "$vms" 1 8
+[[ -z $urxe || $urxe =~ ^[0-7](,[0-7])*$ ]] || misuse "--urxe takes ranks of VMs, as in 0,2, not '$urxe'"
 number --cpus "$cpus" 1 64
 number --memory "$memory" 256 65536
 number --mtu "$mtu" 576 9000
@@ -144,7 +147,8 @@ if [ -z "$build" ]; then
 fi
 [ -x "$build/bin/gradwire" ] ||
   misuse "no programs in $build/bin; build first: cmake --preset release && cmake --build --preset release"
-for file in "$build"/bin/* "$build/tests/collective_worker"; do
+[ -z "$urxe" ] || [ -f "$build/lib/liburxe.so" ] || misuse "--urxe: there is no lib/liburxe.so in $build"
+for file in "$build"/bin/* "$build/tests/collective_worker" "$build/lib/liburxe.so"; do
   [ ! -f "$file" ] || [ ! -x "$file" ] || programs+=("$file")
 done
 
@@ -179,8 +183,8 @@ make_initrd() {
   cp "$script" "$tree/lab/script"
   [ ${#files[@]} -eq 0 ] || cp "${files[@]}" "$tree/lab/"
   {
-    printf 'export LAB_VMS=%s LAB_MTU=%s LAB_TRANSPORT=%s LAB_QUICK=%s LAB_NETEM=%q\n' \
-      "$2" "$mtu" "$transport" "$quick" "$netem"
+    printf 'export LAB_VMS=%s LAB_URXE=%s LAB_MTU=%s LAB_TRANSPORT=%s LAB_QUICK=%s LAB_NETEM=%q\n' \
+      "$2" "$urxe" "$mtu" "$transport" "$quick" "$netem"
     for variable in "${variables[@]}"; do
       printf "export %s='%s'\n" "${variable%%=*}" "$(sed "s/'/'\\\\''/g" <<<"${variable#*=}")"
     done

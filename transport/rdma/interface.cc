@@ -1,6 +1,7 @@
 #include "transport/rdma/interface.h"
 
 #include <arpa/inet.h>
+#include <unistd.h>
 
 #include <algorithm>
 #include <cerrno>
@@ -9,7 +10,9 @@
 #include <optional>
 
 #include "transport/rdma/advice.h"
+#include "transport/rdma/roce_port.h"
 #include "transport/rdma/verbs.h"
+#include "transport/urxe/urxe.h"
 
 namespace gradwire::rdma {
 namespace {
@@ -83,6 +86,20 @@ absl::Status NothingUsable(std::span<const Port* const> fitting, const absl::Sta
   return FailedPrecondition("no RDMA port can be used: {}", reasons);
 }
 
+// Why urxe is taken: what there is of the kernel's devices cannot be used, or was not asked for.
+std::string WhyUserSpace(std::span<const Port> ports, const Settings& settings) {
+  if (!settings.device.empty()) return fmt::format("as --device {} asks", settings.device);
+  for (const Port& port : ports) {
+    if (port.user_space) continue;
+    return port.problem.empty()
+               ? fmt::format("{} cannot be used ({})", Name(port),
+                             port.state == IBV_PORT_ACTIVE ? "no fitting GID"
+                                                           : ibv_port_state_str(port.state))
+               : port.problem;
+  }
+  return "no kernel device";
+}
+
 // Fills in one device's ports, or one entry that says why it has none.
 void AddPorts(const ibv_device& which, const char* name, std::vector<Port>& ports) {
   if (which.transport_type == IBV_TRANSPORT_IWARP) {
@@ -100,8 +117,10 @@ void AddPorts(const ibv_device& which, const char* name, std::vector<Port>& port
   }
   size_t entries = 0;
   const size_t first = ports.size();
+  const bool user_space = urxe_is_urxe(device->get()) != 0;
   for (int number = 1; number <= device->attributes().phys_port_cnt; ++number) {
     Port port{.device = name, .port = number};
+    port.user_space = user_space;
     const absl::StatusOr<ibv_port_attr> attributes = device->QueryPort(number);
     if (attributes.ok()) {
       port.state = attributes->state;
@@ -132,7 +151,11 @@ void AddPorts(const ibv_device& which, const char* name, std::vector<Port>& port
     if (row.gid_type == IBV_GID_TYPE_ROCE_V1) entry.type = GidType::kRoceV1;
     if (row.gid_type == IBV_GID_TYPE_ROCE_V2) entry.type = GidType::kRoceV2;
     std::memcpy(entry.gid.data(), row.gid.raw, entry.gid.size());
-    added[row.port_num - 1].gids.push_back(entry);
+    Port& port = added[row.port_num - 1];
+    port.gids.push_back(entry);
+    if (user_space && port.problem.empty()) {
+      port.problem = RocePortHolder("/proc", entry.gid, geteuid());
+    }
   }
 }
 
@@ -165,6 +188,11 @@ std::string_view GidTypeName(GidType type) {
 }
 
 std::string PortChoice::Describe() const {
+  // In short: there is one port, and one kind of GID.
+  if (user_space) {
+    return fmt::format("rdma on {} ({}, MTU {}): user-space RoCE v2, {}", device,
+                       FormatGid(gid.gid), mtu, reason);
+  }
   return fmt::format("rdma on {} port {} (GID {}, {}, {}, MTU {}): {}", device, port, gid.index,
                      FormatGid(gid.gid), GidTypeName(gid.type), mtu, reason);
 }
@@ -219,8 +247,9 @@ absl::StatusOr<PortChoice> ChoosePort(std::span<const Port> ports, const Setting
                                       std::string_view local_address) {
   if (ports.empty()) {
     return MakeError(absl::StatusCode::kNotFound,
-                     "this host has no RDMA device; `gradwire doctor` says how to get one (does "
-                     "this kernel have rdma_rxe?), --transport tcp needs none");
+                     "this host has no RDMA device: the kernel has none, and urxe lists none (no "
+                     "interface with an address, or a malformed URXE_* variable); `gradwire doctor` "
+                     "says more, --transport tcp needs none");
   }
   std::vector<const Port*> fitting;
   std::string seen;
@@ -240,7 +269,11 @@ absl::StatusOr<PortChoice> ChoosePort(std::span<const Port> ports, const Setting
   bool holds_local = false;
   int usable = 0;
   absl::Status gid_error;
+  // A kernel's device before urxe: an adapter is faster, and rdma_rxe leaves urxe no port.
+  std::stable_partition(fitting.begin(), fitting.end(),
+                        [](const Port* port) { return !port->user_space; });
   for (const Port* port : fitting) {
+    if (choice && !choice->user_space && port->user_space) break;
     if (!port->problem.empty() || port->state != IBV_PORT_ACTIVE) continue;
     const absl::StatusOr<GidEntry> gid = ChooseGid(*port, settings.gid_index, local);
     if (!gid.ok()) {
@@ -251,9 +284,14 @@ absl::StatusOr<PortChoice> ChoosePort(std::span<const Port> ports, const Setting
     const bool better = !holds_local && std::any_of(port->gids.begin(), port->gids.end(), is_local);
     if (choice && !better) continue;
     holds_local = better;
-    choice = {port->device, port->port, port->ethernet, port->mtu, port->lid, *gid, ""};
+    choice = {port->device, port->port, port->ethernet,   port->mtu,
+              port->lid,    *gid,       port->user_space, ""};
   }
   if (!choice) return NothingUsable(fitting, gid_error);
+  if (choice->user_space) {
+    choice->reason = WhyUserSpace(ports, settings);
+    return *choice;
+  }
   choice->reason = usable == 1   ? "only active port"
                    : holds_local ? "holds this host's address towards the rendezvous"
                                  : fmt::format("first of {} active ports", usable);

@@ -35,6 +35,7 @@ struct Port {
   int mtu = 0;                 // bytes, active
   uint16_t lid = 0;            // InfiniBand only
   std::vector<GidEntry> gids;  // those in use
+  bool user_space = false;     // urxe rather than a device of the kernel
   // Why the device could not be looked at, empty when it could: with text, only `device` is set.
   std::string problem;
 };
@@ -46,9 +47,11 @@ struct PortChoice {
   int mtu = 0;  // bytes
   uint16_t lid = 0;
   GidEntry gid;
+  bool user_space = false;
   std::string reason;  // "only active port"
 
-  // "rdma on rxe0 port 1 (GID 1, 10.0.0.1, RoCE v2, MTU 4096): only active port".
+  // "rdma on rxe0 port 1 (GID 1, 10.0.0.1, RoCE v2, MTU 4096): only active port", or
+  // "rdma on urxe0 (10.0.0.1, MTU 1024): user-space RoCE v2, no kernel device".
   std::string Describe() const;
 };
 
@@ -60,8 +63,9 @@ absl::StatusOr<std::vector<Port>> ListPorts();
 // Everything fits an empty filter. InvalidArgument for a malformed port.
 absl::StatusOr<bool> MatchesFilter(const Port& port, std::string_view filter);
 
-// Picks a port that fits settings.device and is active: the one that holds `local_address`
-// (numeric; this host's address on the way to the rendezvous), else the first. Of its GIDs the one
+// Picks a port that fits settings.device and is active: one of a kernel's device before urxe's, of
+// these the one that holds `local_address` (numeric; this host's address on the way to the
+// rendezvous), else the first. Of its GIDs the one
 // with settings.gid_index; when that is -1, of the best kind there is: RoCE v2 with an IPv4
 // address, with a global IPv6 address, with a link-local one, RoCE v1; within a kind
 // `local_address` first. InfiniBand uses GID 0. NotFound or FailedPrecondition says what is

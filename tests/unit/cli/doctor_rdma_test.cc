@@ -45,12 +45,20 @@ TEST_F(RdmaTest, NoDeviceIsSaidPlainlyWithTheWayToOne) {
   Findings findings = ProbeRdma(options_);
   ASSERT_EQ(findings.size(), 1u);
   EXPECT_EQ(findings[0].verdict, Verdict::kNote);
-  EXPECT_THAT(findings[0].detail, HasSubstr("no RDMA device"));
+  EXPECT_EQ(findings[0].detail, "the kernel has no RDMA device; data move over TCP");
   EXPECT_THAT(findings[0].remedy, Not(HasSubstr("--fix")));
   WriteModule("rdma_rxe");
   findings = ProbeRdma(options_);
   EXPECT_THAT(findings[0].remedy, HasSubstr("gradwire doctor --fix"));
   EXPECT_TRUE(ran_.empty());  // asking the rdma tool would load ib_core
+}
+
+TEST_F(RdmaTest, WithoutADeviceOfTheKernelDataMoveOverUrxe) {
+  seen_ = {UserSpacePort()};
+  const Findings findings = ProbeRdma(options_);
+  EXPECT_EQ(FindingAbout(findings, "rdma").detail,
+            "the kernel has no RDMA device; data move over urxe0, in user space");
+  EXPECT_THAT(FindingAbout(findings, "rdma choice").detail, HasSubstr("rdma on urxe0"));
 }
 
 TEST_F(RdmaTest, AGoodDeviceIsDescribedInFull) {

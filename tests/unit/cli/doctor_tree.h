@@ -29,6 +29,7 @@ class DoctorTest : public testing::Test {
       return CommandResult{};
     };
     options_.list_ports = [this] { return seen_; };
+    options_.try_copy = [this] { return copy_error_; };
   }
   ~DoctorTest() override { std::filesystem::remove_all(root_); }
 
@@ -74,10 +75,22 @@ class DoctorTest : public testing::Test {
     Write("/dev/infiniband/" + file, "");
   }
 
+  // urxe0 as it should be.
+  static rdma::Port UserSpacePort() {
+    rdma::Port port{.device = "urxe0", .port = 1, .state = IBV_PORT_ACTIVE, .ethernet = true};
+    port.mtu = 1024;
+    port.gids = {{.index = 0,
+                  .type = rdma::GidType::kRoceV2,
+                  .gid = {0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, 1}}};
+    port.user_space = true;
+    return port;
+  }
+
   std::string root_;
   ProbeOptions options_;
   std::vector<std::vector<std::string>> ran_;  // by options_.run
   std::vector<rdma::Port> seen_;               // by libibverbs
+  int copy_error_ = 0;                         // of options_.try_copy
 };
 
 // The finding about `subject`; a failure when there is none.

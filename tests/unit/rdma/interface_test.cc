@@ -125,11 +125,35 @@ TEST(InterfaceTest, PrefersThePortThatHoldsTheLocalAddress) {
               AllOf(HasSubstr("only active port"), HasSubstr("--device ^b")));
 }
 
+TEST(InterfaceTest, TakesUrxeWhereNoDeviceOfTheKernelCanBeUsed) {
+  Port urxe = RocePort("urxe0", 1, {Entry(0, "10.0.0.1"), Entry(1, "fd00::1")});
+  urxe.user_space = true;
+  const Port kernel = RocePort("rxe0", 1, {Entry(1, "10.0.1.1")});
+
+  const auto only = Choose({urxe});
+  EXPECT_TRUE(only->user_space);
+  EXPECT_EQ(only->Describe(),
+            "rdma on urxe0 (10.0.0.1, MTU 4096): user-space RoCE v2, no kernel device");
+  // Not even when it holds the address towards the rendezvous, or comes first.
+  EXPECT_EQ(Choose({urxe, kernel}, "", -1, "10.0.0.1")->device, "rxe0");
+  EXPECT_THAT(Choose({urxe, kernel})->reason, HasSubstr("only active port"));
+  EXPECT_EQ(Choose({kernel, urxe}, "urxe")->Describe(),
+            "rdma on urxe0 (10.0.0.1, MTU 4096): user-space RoCE v2, as --device urxe asks");
+  EXPECT_EQ(Choose({urxe}, "", 1)->gid.index, 1);
+
+  Port down = kernel;
+  down.state = IBV_PORT_DOWN;
+  EXPECT_THAT(Choose({down, urxe})->Describe(), AllOf(HasSubstr("urxe0"), HasSubstr("rxe0:1")));
+  urxe.problem = "UDP port 4791 is taken";
+  EXPECT_THAT(Message(Choose({down, urxe}).status()),
+              AllOf(HasSubstr("rxe0:1 is down"), HasSubstr("urxe0:1: UDP port 4791 is taken")));
+}
+
 TEST(InterfaceTest, SaysPreciselyWhatIsMissing) {
   const auto none = Choose({}).status();
   EXPECT_EQ(none.code(), absl::StatusCode::kNotFound);
   EXPECT_THAT(Message(none), AllOf(HasSubstr("no RDMA device"), HasSubstr("gradwire doctor"),
-                                   HasSubstr("rdma_rxe")));
+                                   HasSubstr("URXE_*")));
 
   const Port down = RocePort("rxe0", 1, {Entry(0, "fe80::1")}, IBV_PORT_DOWN);
   EXPECT_THAT(Message(Choose({down}).status()), AllOf(HasSubstr("rxe0:1"), HasSubstr("is down")));

@@ -9,8 +9,10 @@
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
+#include <vector>
 
 #include "transport/urxe/engine/arena.h"
+#include "transport/urxe/wire/clock.h"
 #include "transport/urxe/wire/process_slot.h"
 
 #ifndef UDP_SEGMENT
@@ -86,12 +88,17 @@ int WithPatience(int fd, Call call) {
 
 }  // namespace
 
-Burst::Burst(int fd) : fd_(fd), staging_(new std::byte[kStagingSize]) {}
-Burst::~Burst() = default;
+Burst::Burst(int fd)
+    : fd_(fd),
+      capture_(PacketCapture::OfProcess()),
+      faults_([this](const Destination& destination, std::span<const std::byte> datagram) {
+        SendOne(destination, datagram);
+      }),
+      staging_(new std::byte[kStagingSize]) {}
 
 bool Burst::Fits(const Destination& destination, const Header& header, size_t size,
                  size_t pieces) const {
-  return !closed_ && size <= segment_size_ && size_ + size <= kMaxDatagramSize &&
+  return !closed_ && !faulty_ && size <= segment_size_ && size_ + size <= kMaxDatagramSize &&
          count_ < kMaxSegments && num_pieces_ + pieces <= kMaxPieces &&
          header.dest_qpn >> kSlotShift == slot_ &&
          destination.flow.destination == destination_.flow.destination &&
@@ -129,6 +136,7 @@ void Burst::Queue(const Destination& destination, Header& header, std::span<cons
   const bool copy = payload_size <= kCopyLimit || payload.size() > kMaxPiecesPerPacket;
   if (count_ > 0 && !Fits(destination, header, size, 2 + (copy ? 0 : payload.size()))) Flush();
   if (count_ == 0) {
+    faulty_ = faults_.Active();
     destination_ = destination;
     slot_ = header.dest_qpn >> kSlotShift;
     segment_size_ = size;
@@ -160,7 +168,17 @@ void Burst::Queue(const Destination& destination, Header& header, std::span<cons
     }
   }
   Stage(tail, header.pad + kIcrcSize);
-  Append(begin, static_cast<size_t>(staging_.get() + staged_ - begin));
+  const auto rest = static_cast<size_t>(staging_.get() + staged_ - begin);
+  Append(begin, rest);
+  if (capture_ != nullptr && !faulty_) {
+    std::vector<iovec> pieces;
+    if (!copy) {
+      pieces.push_back({headers, headers_size});
+      pieces.insert(pieces.end(), payload.begin(), payload.end());
+    }
+    pieces.push_back({const_cast<std::byte*>(begin), rest});
+    Capture(destination, identification, pieces);
+  }
 
   ++count_;
   size_ += size;
@@ -169,11 +187,46 @@ void Burst::Queue(const Destination& destination, Header& header, std::span<cons
 
 void Burst::Flush() {
   if (count_ == 0) return;
-  Count(&urxe_counters::packets_sent, count_);
-  Count(&urxe_counters::bytes_sent, size_);
-  Send();
+  if (faulty_) {
+    PassToFaults();
+  } else {
+    Count(&urxe_counters::packets_sent, count_);
+    Count(&urxe_counters::bytes_sent, size_);
+    Send();
+  }
   count_ = size_ = num_pieces_ = staged_ = 0;
   closed_ = false;
+}
+
+void Burst::Capture(const Destination& destination, uint16_t identification,
+                    std::span<const iovec> pieces) const {
+  capture_->Record(
+      {destination.flow, identification, destination.traffic_class, destination.hop_limit}, pieces);
+}
+
+void Burst::PassToFaults() {
+  std::vector<std::byte> datagram;
+  datagram.reserve(size_);
+  for (const iovec& piece : std::span(pieces_, num_pieces_)) {
+    const auto* begin = static_cast<const std::byte*>(piece.iov_base);
+    datagram.insert(datagram.end(), begin, begin + piece.iov_len);
+  }
+  faults_.Pass(destination_, std::move(datagram), MonotonicNow());
+}
+
+void Burst::SendOne(const Destination& destination, std::span<const std::byte> datagram) {
+  iovec piece = {const_cast<std::byte*>(datagram.data()), datagram.size()};
+  if (capture_ != nullptr) Capture(destination, 0, {&piece, 1});
+  Count(&urxe_counters::packets_sent);
+  Count(&urxe_counters::bytes_sent, datagram.size());
+  msghdr message = {};
+  message.msg_name = const_cast<sockaddr_storage*>(&destination.address);
+  message.msg_namelen = destination.address_length;
+  message.msg_iov = &piece;
+  message.msg_iovlen = 1;
+  Control control(message, destination);
+  Complain(WithPatience(fd_, [&] { return sendmsg(fd_, &message, MSG_DONTWAIT | MSG_NOSIGNAL); }),
+           datagram.size());
 }
 
 void Burst::Send() {

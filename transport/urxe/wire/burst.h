@@ -2,7 +2,6 @@
 // kMaxSegments packets to one destination leave in one system call by segmentation offload.
 #pragma once
 
-#include <netinet/in.h>
 #include <sys/uio.h>
 
 #include <cstddef>
@@ -10,33 +9,29 @@
 #include <memory>
 #include <span>
 
+#include "transport/urxe/wire/capture.h"
+#include "transport/urxe/wire/destination.h"
+#include "transport/urxe/wire/faults.h"
 #include "transport/urxe/wire/icrc.h"
 #include "transport/urxe/wire/packet.h"
 
 namespace urxe {
 
-// Where a queue pair's packets go.
-struct Destination {
-  sockaddr_storage address = {};
-  socklen_t address_length = 0;
-  FlowKey flow;
-  uint8_t traffic_class = 0;  // TOS of IPv4, traffic class of IPv6
-  uint8_t hop_limit = 64;
-};
-
-inline constexpr uint8_t kDefaultHopLimit = 64;
 // A UDP datagram over IPv4 holds no more; that of IPv6 would hold 20 bytes more.
 inline constexpr size_t kMaxDatagramSize = 65507;
 
 class Burst {
  public:
   explicit Burst(int fd);
-  ~Burst();
+  Burst(const Burst&) = delete;
+  Burst& operator=(const Burst&) = delete;
 
   // As Endpoint's functions of the same names.
   void Queue(const Destination& destination, Header& header, std::span<const iovec> payload,
              size_t payload_size, bool with_icrc);
   void Flush();
+  // Sends packets that faults held back until `now`. When the next one is due; UINT64_MAX: none is.
+  uint64_t SendHeld(uint64_t now) { return faults_.Active() ? faults_.Release(now) : UINT64_MAX; }
 
  private:
   // The pieces of the packets that wait, in order. Headers, ICRCs and small payloads lie in
@@ -47,11 +42,19 @@ class Burst {
   bool Fits(const Destination& destination, const Header& header, size_t size, size_t pieces) const;
   void Append(const void* bytes, size_t size);
   std::byte* Stage(const void* bytes, size_t size);
+  void Capture(const Destination& destination, uint16_t identification,
+               std::span<const iovec> pieces) const;
+  // With faults on, packets leave one at a time from a copy.
+  void PassToFaults();
+  void SendOne(const Destination& destination, std::span<const std::byte> datagram);
   // One system call for the burst, or one packet at a time when offload is refused.
   void Send();
   void SendSingly();
 
   const int fd_;
+  PacketCapture* const capture_;
+  FaultInjector faults_;
+  bool faulty_ = false;       // the packet that waits is one for faults_
   bool segmentation_ = true;  // until the kernel or a device refuses it
   Destination destination_;
   uint32_t slot_ = 0;        // upper byte of the queue pair number that all packets go to

@@ -8,10 +8,11 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstring>
-#include <ctime>
 
 #include "transport/urxe/engine/arena.h"
 #include "transport/urxe/settings.h"
+#include "transport/urxe/wire/capture.h"
+#include "transport/urxe/wire/clock.h"
 #include "transport/urxe/wire/mailroom.h"
 #include "transport/urxe/wire/process_slot.h"
 
@@ -114,12 +115,6 @@ std::string BindProblem(const Gid& address, int error) {
   return problem;
 }
 
-uint64_t Clock() {
-  timespec now;
-  clock_gettime(CLOCK_MONOTONIC, &now);
-  return static_cast<uint64_t>(now.tv_sec) * 1'000'000'000 + static_cast<uint64_t>(now.tv_nsec);
-}
-
 // The next packet's bytes are fetched while this one's ICRC is computed.
 void Prefetch(std::span<const std::byte> bytes) {
   for (size_t i = 0; i < bytes.size(); i += 64) __builtin_prefetch(bytes.data() + i);
@@ -134,11 +129,12 @@ Endpoint::Endpoint(int fd, const sockaddr_storage& local, socklen_t local_length
       interface_index_(interface_index),
       slot_(slot),
       icrc_required_(ProcessSettings().settings.icrc),
+      capture_(PacketCapture::OfProcess()),
       burst_(fd),
       steering_(fd, local, local_length, address, slot),
       buffer_(new std::byte[kBufferSize]) {
   arrivals_.reserve(2 * kMaxSegments);
-  steering_.Search(Clock());
+  steering_.Search(MonotonicNow());
 }
 
 Endpoint::~Endpoint() { close(fd_); }
@@ -263,6 +259,7 @@ void Endpoint::Take(const Datagram& datagram, bool relayed) {
         steering_.AnswerProbe(datagram.flow, packet);
       } else {
         Count(&urxe_counters::malformed);
+        if (capture_ != nullptr) Capture(datagram, packet, identification);
       }
     } else if (relayed || slot == 0) {  // a packet is relayed once at most
       strangers_slot = 0;
@@ -277,18 +274,27 @@ void Endpoint::Take(const Datagram& datagram, bool relayed) {
     misdirected |= Relay(datagram, strangers_slot, datagram.bytes.subspan(begin)) && begin == 0;
   }
   // The kernel steers joined packets by the first of them, so only that one tells.
-  if (misdirected) steering_.Search(Clock());
+  if (misdirected) steering_.Search(MonotonicNow());
 }
 
 void Endpoint::TakePacket(const Datagram& datagram, std::span<const std::byte> packet,
                           const Header& header, std::span<const std::byte> payload,
                           uint16_t& identification) {
   const bool without = (header.hints & kHintNoIcrc) != 0 && !icrc_required_;
-  if (!without && !IcrcMatches(datagram.flow, packet, identification)) {
+  const bool good = without || IcrcMatches(datagram.flow, packet, identification);
+  if (capture_ != nullptr) Capture(datagram, packet, identification);
+  if (good) {
+    arrivals_.push_back({header, payload, datagram.flow.source, datagram.traffic_class});
+  } else {
     Count(&urxe_counters::icrc_errors);
-    return;
   }
-  arrivals_.push_back({header, payload, datagram.flow.source, datagram.traffic_class});
+}
+
+void Endpoint::Capture(const Datagram& datagram, std::span<const std::byte> packet,
+                       uint16_t identification) const {
+  const iovec piece = {const_cast<std::byte*>(packet.data()), packet.size()};
+  capture_->Record({datagram.flow, identification, datagram.traffic_class, kDefaultHopLimit},
+                   {&piece, 1});
 }
 
 bool Endpoint::Relay(const Datagram& datagram, int slot, std::span<const std::byte> bytes) {
@@ -304,9 +310,14 @@ bool Endpoint::Relay(const Datagram& datagram, int slot, std::span<const std::by
 }
 
 void Endpoint::TakeAnswer(std::span<const std::byte> answer) {
-  steering_.TakeAnswer(answer, Clock());
+  steering_.TakeAnswer(answer, MonotonicNow());
 }
 
-uint64_t Endpoint::RunTimers(uint64_t now) { return steering_.Run(now); }
+uint64_t Endpoint::RunTimers(uint64_t now) {
+  const uint64_t steering = steering_.Run(now);
+  const uint64_t held = burst_.SendHeld(now);
+  const uint64_t capture = capture_ != nullptr ? capture_->Run(now) : UINT64_MAX;
+  return std::min({steering, held, capture});
+}
 
 }  // namespace urxe

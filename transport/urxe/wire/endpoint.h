@@ -87,6 +87,8 @@ class Endpoint {
   void Take(const Datagram& datagram, bool relayed);
   void TakePacket(const Datagram& datagram, std::span<const std::byte> packet, const Header& header,
                   std::span<const std::byte> payload, uint16_t& identification);
+  void Capture(const Datagram& datagram, std::span<const std::byte> packet,
+               uint16_t identification) const;
   // Whether the other process took them.
   bool Relay(const Datagram& datagram, int slot, std::span<const std::byte> bytes);
 
@@ -95,6 +97,7 @@ class Endpoint {
   const unsigned interface_index_;
   ProcessSlot& slot_;
   const bool icrc_required_;
+  PacketCapture* const capture_;
   Burst burst_;
   Steering steering_;
   std::vector<Arrival> arrivals_;

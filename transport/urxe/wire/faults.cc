@@ -1,10 +1,12 @@
 #include "transport/urxe/wire/faults.h"
 
 #include <algorithm>
+#include <atomic>
 #include <charconv>
 #include <mutex>
 
 #include "transport/urxe/engine/arena.h"
+#include "transport/urxe/settings.h"
 
 namespace urxe {
 namespace {
@@ -13,11 +15,17 @@ namespace {
 constexpr uint64_t kReorderNs = 1'000'000;
 constexpr uint64_t kMaxDelayNs = 10'000'000'000;
 
-std::mutex plan_lock;
-FaultPlan process_plan;                     // under plan_lock
-std::atomic<uint64_t> process_version = 0;  // changed under plan_lock; 0: no plan was ever set
+struct ProcessPlan {
+  ProcessPlan() { ParseFaults(ProcessSettings().settings.faults, plan); }
+  std::mutex lock;
+  FaultPlan plan;                     // under the lock
+  std::atomic<uint64_t> version = 1;  // changed under the lock
+};
+ProcessPlan& OfProcess() {
+  static ProcessPlan plan;
+  return plan;
+}
 
-// strtod follows the locale and from_chars of floating point wants GCC 11: both do for a rate.
 bool ParseRate(std::string_view text, double& rate) {
   const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), rate);
   return error == std::errc() && end == text.data() + text.size() && rate >= 0 && rate <= 1;
@@ -77,20 +85,23 @@ std::string ParseFaults(std::string_view text, FaultPlan& plan) {
 }
 
 void SetFaults(const FaultPlan& plan) {
-  const std::lock_guard lock(plan_lock);
-  process_plan = plan;
-  process_version.fetch_add(1, std::memory_order_release);
+  ProcessPlan& process = OfProcess();
+  const std::lock_guard lock(process.lock);
+  process.plan = plan;
+  process.version.fetch_add(1, std::memory_order_release);
 }
 
 bool FaultInjector::Active() {
-  if (version_ != process_version.load(std::memory_order_acquire)) {
-    const std::lock_guard lock(plan_lock);
-    plan_ = process_plan;
-    version_ = process_version.load(std::memory_order_relaxed);
+  ProcessPlan& process = OfProcess();
+  if (version_ != process.version.load(std::memory_order_acquire)) {
+    const std::lock_guard lock(process.lock);
+    plan_ = process.plan;
+    version_ = process.version.load(std::memory_order_relaxed);
     random_.seed(plan_.seed);
+    wanted_ = plan_.drop > 0 || plan_.duplicate > 0 || plan_.reorder > 0 || plan_.corrupt > 0 ||
+              plan_.delay > 0;
   }
-  return !held_.empty() || plan_.drop > 0 || plan_.duplicate > 0 || plan_.reorder > 0 ||
-         plan_.corrupt > 0 || plan_.delay > 0;
+  return wanted_ || !held_.empty();
 }
 
 bool FaultInjector::Happens(double rate) {

@@ -1,7 +1,6 @@
 // Faults on purpose: what a bad network does to packets, by rate and by seed. See urxe_set_faults.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <functional>
@@ -11,7 +10,7 @@
 #include <string_view>
 #include <vector>
 
-#include "transport/urxe/wire/burst.h"
+#include "transport/urxe/wire/destination.h"
 
 namespace urxe {
 
@@ -28,7 +27,8 @@ struct FaultPlan {
 
 // Reads "drop=0.01,delay=0.01:500us,seed=7". Empty, or what is wrong with it.
 std::string ParseFaults(std::string_view text, FaultPlan& plan);
-// Makes it the plan of every endpoint of this process, present and future. Any thread.
+// Makes it the plan of every endpoint of this process, present and future; until then it is that of
+// URXE_FAULTS. Any thread.
 void SetFaults(const FaultPlan& plan);
 
 // The faults of one endpoint.
@@ -57,6 +57,7 @@ class FaultInjector {
 
   const Send send_;
   FaultPlan plan_;
+  bool wanted_ = false;   // plan_ has a rate above 0
   uint64_t version_ = 0;  // of the process's plan that plan_ is
   std::mt19937_64 random_;
   std::vector<Held> held_;
