@@ -21,10 +21,11 @@ struct SharedRegion {
   std::atomic<uint32_t> key{0};  // lkey and rkey; 0: none. index << 8 | variant is the key's form
   uint32_t access = 0;           // IBV_ACCESS_*
   uint32_t pd = 0;               // handle of the protection domain
-  uint32_t uses = 0;             // registrations of this entry so far, which vary its key
-  uint64_t iova = 0;             // what remote addresses start at
-  uint64_t length = 0;           // bytes
-  uint64_t address = 0;          // where iova lies in the owner's address space
+  // Grows whenever anything here changes, so that who reads it or mapped it can tell.
+  std::atomic<uint32_t> generation{0};
+  uint64_t iova = 0;     // what remote addresses start at
+  uint64_t length = 0;   // bytes
+  uint64_t address = 0;  // where iova lies in the owner's address space
 };
 
 // A queue pair as peers see it.

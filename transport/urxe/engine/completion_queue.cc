@@ -89,6 +89,17 @@ int Poll(CompletionQueue& cq, int count, ibv_wc* wc) {
   return taken;
 }
 
+void Forget(CompletionQueue& cq, uint32_t qp_num) {
+  const std::lock_guard guard(cq.lock);
+  const size_t mask = cq.ring.size() - 1;
+  uint32_t kept = cq.head;
+  for (uint32_t at = cq.head; at != cq.tail; ++at) {
+    if (cq.ring[at & mask].wc.qp_num != qp_num) cq.ring[kept++ & mask] = cq.ring[at & mask];
+  }
+  cq.tail = kept;
+  cq.waiting.store(cq.tail - cq.head, std::memory_order_release);
+}
+
 void Arm(CompletionQueue& cq, bool solicited_only) {
   using Armed = CompletionQueue::Armed;
   std::lock_guard guard(cq.lock);

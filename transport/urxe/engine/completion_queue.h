@@ -69,6 +69,9 @@ int Take(CompletionQueue& cq, int count, Completion* completions);
 // ibv_poll_cq: takes what waits; when nothing does, makes progress once and takes again.
 int Poll(CompletionQueue& cq, int count, ibv_wc* wc);
 
+// Removes the completions of a queue pair that goes to RESET or is destroyed.
+void Forget(CompletionQueue& cq, uint32_t qp_num);
+
 // ibv_req_notify_cq: the next completion (that is solicited or an error) fires the channel. What
 // waits already does not: callers poll once more after arming.
 void Arm(CompletionQueue& cq, bool solicited_only);

@@ -35,8 +35,8 @@ uint32_t MemoryTable::Register(uint64_t address, uint64_t iova, uint64_t length,
     return 0;
   }
   SharedRegion& region = regions_[index];
-  const uint32_t variant = (++region.uses + salt_) & 0xFF;
-  const uint32_t key = index << 8 | variant;
+  const uint32_t generation = region.generation.fetch_add(1) + 1;
+  const uint32_t key = index << 8 | ((generation + salt_) & 0xFF);
   Publish(region, key, address, iova, length, access, pd);
   return key;
 }
@@ -46,8 +46,10 @@ uint32_t MemoryTable::Reregister(uint32_t key, uint64_t address, uint64_t iova, 
   const uint32_t index = key >> 8;
   if (key == 0 || index >= kMaxRegions || regions_[index].key.load() != key) return 0;
   SharedRegion& region = regions_[index];
+  const bool same = region.address == address && region.iova == iova && region.length == length;
   region.key.store(0, std::memory_order_seq_cst);
-  const uint32_t changed = index << 8 | ((++region.uses + salt_) & 0xFF);
+  const uint32_t generation = region.generation.fetch_add(1) + 1;
+  const uint32_t changed = same ? key : index << 8 | ((generation + salt_) & 0xFF);
   Publish(region, changed, address, iova, length, access, pd);
   return changed;
 }

@@ -18,8 +18,8 @@ class MemoryTable {
   // table is full. A key's lower byte varies from one use of an entry to the next, so that a key
   // that outlived its region is refused.
   uint32_t Register(uint64_t address, uint64_t iova, uint64_t length, uint32_t access, uint32_t pd);
-  // Changes a region in place; its key changes too, as ibv_rereg_mr's users must expect. 0 when
-  // `key` is unknown.
+  // Changes a region in place. Its key stays as long as it covers the same memory: peers use it on
+  // after a change of access or protection domain. Returns the key; 0 when `key` is unknown.
   uint32_t Reregister(uint32_t key, uint64_t address, uint64_t iova, uint64_t length,
                       uint32_t access, uint32_t pd);
   void Deregister(uint32_t key);
@@ -37,12 +37,16 @@ class MemoryTable {
     const uint32_t index = key >> 8;
     if (index >= kMaxRegions) return 0;
     const SharedRegion& region = regions[index];
+    const uint32_t generation = region.generation.load(std::memory_order_acquire);
     if (region.key.load(std::memory_order_acquire) != key || region.pd != pd ||
         (region.access & access) != access || iova < region.iova || length > region.length ||
         iova - region.iova > region.length - length) {
       return 0;
     }
-    return region.address + (iova - region.iova);
+    const uint64_t address = region.address + (iova - region.iova);
+    // Another process may have changed its region meanwhile: nothing is granted by halves.
+    std::atomic_thread_fence(std::memory_order_acquire);
+    return region.generation.load(std::memory_order_relaxed) == generation ? address : 0;
   }
 
  private:

@@ -165,9 +165,9 @@ uint64_t LocalPeer::Find(uint32_t key, uint32_t pd, uint32_t access, uint64_t ad
   return MemoryTable::FindIn(header().regions, key, pd, access, address, length);
 }
 
-LocalPeer::Mapping LocalPeer::MapRegion(const SharedRegion& region, uint32_t key) const {
+LocalPeer::Mapping LocalPeer::MapRegion(const SharedRegion& region) const {
   Mapping mapping;
-  mapping.key = key;
+  mapping.generation = region.generation.load(std::memory_order_acquire);
   mapping.address = region.address;
   mapping.length = region.length;
   if (self_) {
@@ -193,13 +193,16 @@ LocalPeer::Mapping LocalPeer::MapRegion(const SharedRegion& region, uint32_t key
 }
 
 std::byte* LocalPeer::Map(uint32_t key, uint64_t address, size_t length) {
-  if (last_ == nullptr || last_->key != key) {
-    const uint32_t index = key >> 8;
+  const uint32_t index = key >> 8;
+  const SharedRegion& region = header().regions[index];
+  const uint32_t generation = region.generation.load(std::memory_order_acquire);
+  if (last_ == nullptr || last_->index != index || last_->generation != generation) {
     auto [entry, added] = mappings_.try_emplace(index);
     Mapping& mapping = entry->second;
-    if (added || mapping.key != key) {
+    if (added || mapping.generation != generation) {
       if (mapping.mapped != 0) munmap(mapping.base, mapping.mapped);
-      mapping = MapRegion(header().regions[index], key);
+      mapping = MapRegion(region);
+      mapping.index = index;
     }
     last_ = &mapping;
   }

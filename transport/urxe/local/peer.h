@@ -55,14 +55,15 @@ class LocalPeer {
  private:
   // A region of that process as we see it.
   struct Mapping {
-    uint32_t key = 0;           // a reused entry of the table has another key
+    uint32_t index = 0;         // in the peer's table of regions
+    uint32_t generation = 0;    // of the entry when it was mapped: later ones are another region
     std::byte* base = nullptr;  // null: cannot be mapped
     uint64_t address = 0;       // there, of base[0]
     size_t length = 0;          // bytes
     size_t mapped = 0;          // bytes from base on; 0 when the mapping is not ours
   };
   LocalPeer() = default;
-  Mapping MapRegion(const SharedRegion& region, uint32_t key) const;
+  Mapping MapRegion(const SharedRegion& region) const;
 
   int slot_ = 0;
   pid_t pid_ = 0;

@@ -74,6 +74,8 @@ int MoveTo(QueuePair& qp, ibv_qp_state to) {
       qp.attr = {};
       if (qp.qp_base.qp_type == IBV_QPT_UD) qp.attr.path_mtu = port_mtu;
       engine.Reset(qp);
+      Forget(*qp.send, qp.qp_base.qp_num);
+      Forget(*qp.receive, qp.qp_base.qp_num);
       return 0;
     }
     case IBV_QPS_RTR:

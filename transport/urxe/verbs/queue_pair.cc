@@ -137,6 +137,8 @@ int Destroy(VerbsQueuePair& qp) {
   {
     const std::lock_guard guard(qp.engine->lock);
     qp.engine->Remove(qp);
+    Forget(*qp.send, base.qp_num);
+    Forget(*qp.receive, base.qp_num);
   }
   AwaitAcknowledged(base.mutex, base.cond, base.events_completed,
                     DropEvents(base.context, &base, qp.events_taken));
