@@ -13,8 +13,7 @@ namespace {
 constexpr uint64_t kWcFlags = uint64_t{IBV_WC_STANDARD_FLAGS} |
                               IBV_WC_EX_WITH_COMPLETION_TIMESTAMP |
                               IBV_WC_EX_WITH_COMPLETION_TIMESTAMP_WALLCLOCK;
-constexpr uint32_t kCreateFlags =
-    IBV_CREATE_CQ_ATTR_SINGLE_THREADED | IBV_CREATE_CQ_ATTR_IGNORE_OVERRUN;
+constexpr uint32_t kCreateFlags = IBV_CREATE_CQ_ATTR_SINGLE_THREADED;
 
 // One entry more than reported stays free, so that cqe is what devices report too: 2^n - 1.
 size_t RingFor(uint32_t cqe) { return std::bit_ceil(cqe + 1); }

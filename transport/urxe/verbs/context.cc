@@ -2,6 +2,7 @@
 
 #include <endian.h>
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
@@ -14,6 +15,8 @@
 
 namespace urxe {
 namespace {
+
+constexpr char kNoDevice[] = "/dev/null";
 
 // libibverbs' ABI 1.0 kept these in the context. Nothing compiled since 2006 calls them.
 void* NoSuchOperation() {
@@ -88,7 +91,9 @@ ibv_context* OpenUrxe(Device& device) {
   base.async_fd = context->events.Open();
   if (base.async_fd < 0) return nullptr;
   base.device = &device;
-  base.cmd_fd = -1;
+  // Programs duplicate it to share a device; ibv_import_device tells that this is none.
+  base.cmd_fd = open(kNoDevice, O_RDWR | O_CLOEXEC);
+  if (base.cmd_fd < 0) return nullptr;
   base.num_comp_vectors = 1;
   pthread_mutex_init(&base.mutex, nullptr);
   base.abi_compat = __VERBS_ABI_IS_EXTENDED;
@@ -188,6 +193,7 @@ int ibv_close_device(ibv_context* context) {
   if (!IsUrxe(context)) return URXE_SYSTEM(ibv_close_device, context);
   Context* own = &Urxe(context);
   if (own->objects != 0) return errno = EBUSY;
+  close(context->cmd_fd);
   pthread_mutex_destroy(&context->mutex);
   delete own;
   return 0;
@@ -220,7 +226,15 @@ int ibv_get_pkey_index(ibv_context* context, uint8_t port, __be16 pkey) {
   return -1;
 }
 
-// The device of a descriptor that another process shared; urxe's devices have none.
-ibv_context* ibv_import_device(int cmd_fd) { return URXE_SYSTEM(ibv_import_device, cmd_fd); }
+// A context of a descriptor that another process opened. urxe's lie in that process alone.
+ibv_context* ibv_import_device(int cmd_fd) {
+  struct stat given = {}, none = {};
+  if (fstat(cmd_fd, &given) == 0 && stat(kNoDevice, &none) == 0 && S_ISCHR(given.st_mode) &&
+      given.st_rdev == none.st_rdev) {
+    errno = EOPNOTSUPP;
+    return nullptr;
+  }
+  return URXE_SYSTEM(ibv_import_device, cmd_fd);
+}
 
 }  // extern "C"
