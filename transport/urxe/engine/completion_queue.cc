@@ -32,6 +32,7 @@ void HoldBack(CompletionQueue& cq) {
   std::lock_guard guard(moderated.lock);
   moderated.queues.push_back(&cq);
   moderated.next = std::min(moderated.next.load(), cq.held_until);
+  if (cq.engine != nullptr) cq.engine->WakeBy(cq.held_until);
 }
 
 void Notify(CompletionQueue& cq, const Completion& completion) {

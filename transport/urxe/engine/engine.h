@@ -75,6 +75,7 @@ class Engine {
   void WantToSend(QueuePair& qp);                    // has packets for which there may be room now
   void WantToAnswer(QueuePair& qp);                  // owes responses
   void WantTimer(QueuePair& qp, uint64_t deadline);  // a deadline of qp is at `deadline` (ns)
+  void WakeBy(uint64_t deadline);  // the progress thread has something to do then (ns)
 
  private:
   Engine() = default;
