@@ -4,21 +4,12 @@
 #include <random>
 #include <vector>
 
+#include "tests/unit/urxe/wire_support.h"
 #include "transport/urxe/wire/icrc.h"
 #include "transport/urxe/wire/packet.h"
 
 namespace urxe {
 namespace {
-
-// The definition, bit by bit: nothing of it is shared with what is tested.
-uint32_t Crc32(const std::vector<uint8_t>& bytes) {
-  uint32_t crc = 0xFFFFFFFF;
-  for (const uint8_t byte : bytes) {
-    crc ^= byte;
-    for (int i = 0; i < 8; ++i) crc = (crc & 1) != 0 ? crc >> 1 ^ 0xEDB88320 : crc >> 1;
-  }
-  return ~crc;
-}
 
 FlowKey Ipv4Flow(uint16_t source_port) {
   FlowKey flow;
@@ -68,7 +59,7 @@ uint32_t ByDefinition(const FlowKey& flow, const std::vector<std::byte>& datagra
   for (size_t i = 0; i + 4 < datagram.size(); ++i) {
     put({i == 4 ? 0xFF : static_cast<int>(datagram[i])});
   }
-  return Crc32(bytes);
+  return Crc32ByDefinition(bytes);
 }
 
 std::vector<std::byte> RandomDatagram(std::mt19937& random, size_t size) {

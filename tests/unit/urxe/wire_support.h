@@ -44,6 +44,16 @@ inline std::vector<std::byte> RandomBytes(size_t size, unsigned seed) {
   return bytes;
 }
 
+// CRC-32, bit by bit: nothing of it is shared with what is tested.
+inline uint32_t Crc32ByDefinition(const std::vector<uint8_t>& bytes) {
+  uint32_t crc = 0xFFFFFFFF;
+  for (const uint8_t byte : bytes) {
+    crc ^= byte;
+    for (int i = 0; i < 8; ++i) crc = (crc & 1) != 0 ? crc >> 1 ^ 0xEDB88320 : crc >> 1;
+  }
+  return ~crc;
+}
+
 inline uint64_t TestClock() {
   timespec now;
   clock_gettime(CLOCK_MONOTONIC, &now);
