@@ -192,7 +192,9 @@ ibv_context* ibv_open_device(ibv_device* device) {
 int ibv_close_device(ibv_context* context) {
   if (!IsUrxe(context)) return URXE_SYSTEM(ibv_close_device, context);
   Context* own = &Urxe(context);
-  if (own->objects != 0) return errno = EBUSY;
+  // The system's succeeds with objects left, which the kernel then destroys; perftest relies on it.
+  // Here they, and the context that they refer to, stay until the process ends.
+  if (own->objects != 0) return 0;
   close(context->cmd_fd);
   pthread_mutex_destroy(&context->mutex);
   delete own;
