@@ -25,13 +25,6 @@ constexpr std::array kCounters = {URXE_COUNTERS(GW_COUNTER)};
 
 const char* KindOf(const rdma::Port& port) { return port.user_space ? "user" : "kernel"; }
 
-// "ACTIVE" for IBV_PORT_ACTIVE.
-std::string StateOf(const rdma::Port& port) {
-  constexpr std::string_view kPrefix = "PORT_";
-  const std::string_view state = ibv_port_state_str(port.state);
-  return std::string(state.starts_with(kPrefix) ? state.substr(kPrefix.size()) : state);
-}
-
 // RoCE's version; InfiniBand has none.
 const char* VersionOf(rdma::GidType type) {
   switch (type) {
@@ -55,13 +48,15 @@ std::string DeviceTable(std::span<const rdma::Port> ports) {
     const std::string name =
         port.port == 0 ? port.device : fmt::format("{}:{}", port.device, port.port);
     if (port.gids.empty()) {
-      table += fmt::format(kRow, name, KindOf(port), StateOf(port), port.mtu, "-", "-", "none");
+      table += fmt::format(kRow, name, KindOf(port), ibv_port_state_str(port.state), port.mtu, "-",
+                           "-", "none");
     }
     for (const rdma::GidEntry& gid : port.gids) {
       const bool first = &gid == &port.gids.front();
       table += fmt::format(kRow, first ? name : "", first ? KindOf(port) : "",
-                           first ? StateOf(port) : "", first ? fmt::format("{}", port.mtu) : "",
-                           gid.index, VersionOf(gid.type), rdma::FormatGid(gid.gid));
+                           first ? ibv_port_state_str(port.state) : "",
+                           first ? fmt::format("{}", port.mtu) : "", gid.index, VersionOf(gid.type),
+                           rdma::FormatGid(gid.gid));
     }
     if (!port.problem.empty()) table += Wrapped("cannot be used: " + port.problem, /*indent=*/4);
   }
@@ -80,7 +75,7 @@ nlohmann::ordered_json DevicesToJson(std::span<const rdma::Port> ports) {
     list.push_back({{"device", port.device},
                     {"port", port.port},
                     {"kind", KindOf(port)},
-                    {"state", StateOf(port)},
+                    {"state", ibv_port_state_str(port.state)},
                     {"mtu", port.mtu},
                     {"gids", gids},
                     {"problem", port.problem}});

@@ -39,9 +39,9 @@ std::vector<rdma::Port> SomePorts() {
 TEST(DeviceReportTest, TableHasALineForEachGid) {
   const std::string table = DeviceTable(SomePorts());
   ExpectFits(table);
-  EXPECT_THAT(table, HasSubstr("mlx5_0:1    kernel DOWN   4096   0 v1   fdfd:fdfd:"));
+  EXPECT_THAT(table, HasSubstr("mlx5_0:1    kernel down   4096   0 v1   fdfd:fdfd:"));
   EXPECT_THAT(table, HasSubstr("\n                                 1 v2   fdfd:fdfd:"));
-  EXPECT_THAT(table, HasSubstr("urxe0:1     user   ACTIVE 1024   0 v2   10.0.0.1\n"));
+  EXPECT_THAT(table, HasSubstr("urxe0:1     user   active 1024   0 v2   10.0.0.1\n"));
   EXPECT_THAT(table, HasSubstr("    cannot be used: cannot open rxe0"));
 }
 
@@ -51,7 +51,7 @@ TEST(DeviceReportTest, JsonHasTheSame) {
   EXPECT_EQ(json[0]["kind"], "kernel");
   EXPECT_EQ(json[0]["gids"].size(), 2u);
   EXPECT_EQ(json[1]["kind"], "user");
-  EXPECT_EQ(json[1]["state"], "ACTIVE");
+  EXPECT_EQ(json[1]["state"], "active");
   EXPECT_EQ(json[1]["gids"][0]["address"], "10.0.0.1");
   EXPECT_THAT(json[2]["problem"].get<std::string>(), HasSubstr("Permission denied"));
 }
