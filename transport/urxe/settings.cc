@@ -72,16 +72,14 @@ std::string Set(std::string_view name, std::string_view value, Settings& setting
 
 std::string ParseSettings(const char* const* environment, Settings& settings) {
   for (; environment != nullptr && *environment != nullptr; ++environment) {
-    std::string_view variable = *environment;
+    const std::string_view variable = *environment;
     if (variable.substr(0, kPrefix.size()) != kPrefix) continue;
     const size_t equals = variable.find('=');
     if (equals == std::string_view::npos) continue;
     const std::string_view name = variable.substr(0, equals);
     const std::string_view value = variable.substr(equals + 1);
     const std::string problem = Set(name.substr(kPrefix.size()), value, settings);
-    if (!problem.empty()) {
-      return std::string(name) + "=" + std::string(value) + ": " + problem;
-    }
+    if (!problem.empty()) return std::string(variable) + ": " + problem;
   }
   return "";
 }

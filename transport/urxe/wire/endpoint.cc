@@ -13,6 +13,7 @@
 #include "transport/urxe/settings.h"
 #include "transport/urxe/wire/capture.h"
 #include "transport/urxe/wire/clock.h"
+#include "transport/urxe/wire/fork_guard.h"
 #include "transport/urxe/wire/mailroom.h"
 #include "transport/urxe/wire/process_slot.h"
 
@@ -134,10 +135,11 @@ Endpoint::Endpoint(int fd, const sockaddr_storage& local, socklen_t local_length
       steering_(fd, local, local_length, address, slot),
       buffer_(new std::byte[kBufferSize]) {
   arrivals_.reserve(2 * kMaxSegments);
+  GuardFromFork(fd_);
   steering_.Search(MonotonicNow());
 }
 
-Endpoint::~Endpoint() { close(fd_); }
+Endpoint::~Endpoint() { CloseGuarded(fd_); }
 
 std::unique_ptr<Endpoint> Endpoint::Open(const Gid& address, unsigned interface_index,
                                          ProcessSlot& slot, std::string& problem) {

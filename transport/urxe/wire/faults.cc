@@ -57,7 +57,7 @@ std::string ParseFaults(std::string_view text, FaultPlan& plan) {
     const size_t equals = std::min(item.find('='), item.size());
     const std::string_view name = item.substr(0, equals);
     std::string_view value = item.substr(std::min(equals + 1, item.size()));
-    const std::string where = "\"" + std::string(item) + "\" ";
+    const std::string where = '"' + std::string(item) + "\" ";
     if (name == "seed") {
       if (!ParseNumber(value, parsed.seed) || !value.empty()) {
         return where + "must be seed= and a whole number";

@@ -8,6 +8,8 @@
 #include <cstdio>
 #include <cstring>
 
+#include "transport/urxe/wire/fork_guard.h"
+
 namespace urxe {
 namespace {
 
@@ -57,6 +59,8 @@ std::unique_ptr<ProcessSlot> ProcessSlot::Claim(std::string& problem) {
     const int on = 1;
     if (slot->relay_fd_ >= 0 && listen(slot->listen_fd_, kBacklog) == 0 &&
         setsockopt(slot->relay_fd_, SOL_SOCKET, SO_PASSCRED, &on, sizeof(on)) == 0) {
+      GuardFromFork(slot->listen_fd_);
+      GuardFromFork(slot->relay_fd_);
       return slot;
     }
     if (errno != EADDRINUSE) {
@@ -73,10 +77,8 @@ std::unique_ptr<ProcessSlot> ProcessSlot::Claim(std::string& problem) {
 }
 
 ProcessSlot::~ProcessSlot() {
-  const int error = errno;
-  if (relay_fd_ >= 0) close(relay_fd_);
-  if (listen_fd_ >= 0) close(listen_fd_);
-  errno = error;
+  if (relay_fd_ >= 0) CloseGuarded(relay_fd_);
+  if (listen_fd_ >= 0) CloseGuarded(listen_fd_);
 }
 
 void ProcessSlot::AnswerCallers() {
