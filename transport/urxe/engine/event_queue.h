@@ -27,6 +27,8 @@ class EventQueue {
   // The descriptor; -1 and errno.
   int Open() { return fd_ = eventfd(0, EFD_SEMAPHORE | EFD_CLOEXEC); }
 
+  int fd() const { return fd_; }
+
   void Push(const Event& event) {
     const std::lock_guard guard(lock_);
     events_.push_back(event);
