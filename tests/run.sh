@@ -203,6 +203,7 @@ run_conformance() {
   fi
   passed=$((passed + ${line%% *}))
   note conformance "$line ($((SECONDS - begin)) s)"
+  [[ ! $line =~ ([0-9]+)\ skipped ]] || skipped=$((skipped + BASH_REMATCH[1]))
   line=${line#*, }
   failed=$((failed + ${line%% *}))
 }

@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Pairs of programs over urxe on this host, and what becomes of them. Sourced by run.sh.
 passed=0 failed=0 skipped=0
-verbose=${verbose-} faults='' user=() path=udp
+verbose=${verbose-} faults='' capture='' user=() path=udp
 
 # verdict NAME CODE FILE: one line; what FILE holds when CODE is not 0.
 verdict() {
@@ -80,7 +80,7 @@ start() {
   local log=$1 limit=$2
   shift 2
   "${user[@]}" timeout -k 2 "$limit" env LD_PRELOAD="$folder/liburxe.so" URXE_PATH="$path" \
-    URXE_FAULTS="$faults" URXE_COUNTERS="$folder/counters/%p" "$@" >"$log" 2>&1 &
+    URXE_FAULTS="$faults" URXE_PCAP="$capture" URXE_COUNTERS="$folder/counters/%p" "$@" >"$log" 2>&1 &
   started=$!
 }
 

@@ -3,7 +3,7 @@
 # perftest, libibverbs' pingpongs, ibv_devinfo and rdma-core's Python tests; as root and as another
 # user; several at once, some of them killed, with strangers' packets at the port.
 #   tests/conformance/run.sh [--build DIR] [--only GROUP] [--quick] [--verbose] [--no-install]
-# Groups: devinfo pingpong perftest user crowd killed garbage pyverbs. --quick leaves the longest
+# Groups: devinfo pingpong perftest pcap user crowd killed garbage pyverbs. --quick leaves the longest
 # combinations out. --build is where lib/liburxe.so is (default build/release). Each check has a
 # deadline; the output of those that fail is shown, all of it with --verbose. The last line is
 # "N passed, N failed"; exit code: 0 when all passed, 1 when not, 2 wrong usage, 77 when nothing could
@@ -18,7 +18,7 @@ misuse() {
   echo "tests/conformance/run.sh: $1 (see tests/conformance/run.sh --help)" >&2
   exit 2
 }
-groups='devinfo pingpong perftest user crowd killed garbage pyverbs'
+groups='devinfo pingpong perftest pcap user crowd killed garbage pyverbs'
 build=$root/build/release only='' quick='' install=1
 while [ $# -gt 0 ]; do
   case $1 in
@@ -154,6 +154,33 @@ perftests() {
   faults=''
 }
 ! group perftest || perftests
+
+# --- What is on the wire, as others decode it ---
+
+captures() {
+  if ! command -v tshark >/dev/null; then
+    skip 'packets by tshark' 'no tshark here; install the packages of tests/packages.txt'
+    return
+  fi
+  mkdir "$folder/pcap"
+  capture=$folder/pcap/%p.pcap
+  local verb
+  for verb in write read send atomic; do
+    perftest $verb bw udp -n 50
+  done
+  perftest send lat udp -s 512 -n 50 -c UD
+  perftest write bw udp -s 5000 -n 50 -c UC
+  perftest read bw udp -s 100000 -n 20 -m 256
+  [ "$(gids)" -lt 2 ] || pair 'ibv_rc_pingpong IPv6' udp 30 ibv_rc_pingpong -d urxe0 -g 1 -n 50 -c
+  faults='drop=0.02,seed=4'
+  pair 'ibv_rc_pingpong' udp 30 ibv_rc_pingpong -d urxe0 -g 0 -n 100 -s 20000 -c
+  faults='' capture=''
+  check 'packets of all that by tshark, and their ICRC' judge_captures "$folder/captures"
+}
+judge_captures() {
+  "$here/pcap.py" "$folder"/pcap/*.pcap >"$folder/captures" 2>&1
+}
+! group pcap || captures
 
 # --- Another user ---
 
