@@ -59,7 +59,10 @@ class FaultInjectorTest : public testing::Test {
   void Pass(int number, uint64_t now = 0) {
     std::vector<std::byte> datagram(100);
     datagram[0] = static_cast<std::byte>(number);
-    injector_.Pass({}, datagram, now);
+    const Fate fate = injector_.Draw();
+    if (!fate.spared()) return injector_.Suffer(fate, {}, datagram, now);
+    sent_.push_back(number);
+    injector_.Overtaken(now);
   }
   std::vector<int> sent_;
   int flipped_ = 0;

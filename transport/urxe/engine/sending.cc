@@ -196,6 +196,12 @@ void SendMore(Engine& engine, QueuePair& qp) {
   if (qp.qp_base.qp_type != IBV_QPT_RC) return SendUnacknowledged(engine, qp);
   auto& requester = qp.requester;
   if (requester.rnr_until != 0) return;
+  // A full window is left alone until there is room for a burst again: otherwise each ACK would let
+  // a packet or two go, and segmentation offload would have nothing to join.
+  if (qp.window->in_flight > qp.window->limit - qp.window->limit / 6) {
+    engine.WantToSend(qp);
+    return;
+  }
   const bool idle = requester.send_psn == requester.unacked_psn;
   for (;;) {
     if (requester.send_psn == requester.next_psn && !StartNext(engine, qp)) break;

@@ -98,7 +98,7 @@ Burst::Burst(int fd)
 
 bool Burst::Fits(const Destination& destination, const Header& header, size_t size,
                  size_t pieces) const {
-  return !closed_ && !faulty_ && size <= segment_size_ && size_ + size <= kMaxDatagramSize &&
+  return !closed_ && fate_.spared() && size <= segment_size_ && size_ + size <= kMaxDatagramSize &&
          count_ < kMaxSegments && num_pieces_ + pieces <= kMaxPieces &&
          header.dest_qpn >> kSlotShift == slot_ &&
          destination.flow.destination == destination_.flow.destination &&
@@ -133,10 +133,15 @@ void Burst::Queue(const Destination& destination, Header& header, std::span<cons
   const size_t headers_size = WriteHeaders(header, headers);
   const size_t size = headers_size + payload_size + header.pad + kIcrcSize;
   if (size > kMaxDatagramSize) return;
+  // A packet that meets a fault is a burst of its own; the others go as ever.
+  const Fate fate = faults_.Active() ? faults_.Draw() : Fate();
   const bool copy = payload_size <= kCopyLimit || payload.size() > kMaxPiecesPerPacket;
-  if (count_ > 0 && !Fits(destination, header, size, 2 + (copy ? 0 : payload.size()))) Flush();
+  if (count_ > 0 &&
+      (!fate.spared() || !Fits(destination, header, size, 2 + (copy ? 0 : payload.size())))) {
+    Flush();
+  }
   if (count_ == 0) {
-    faulty_ = faults_.Active();
+    fate_ = fate;
     destination_ = destination;
     slot_ = header.dest_qpn >> kSlotShift;
     segment_size_ = size;
@@ -170,7 +175,7 @@ void Burst::Queue(const Destination& destination, Header& header, std::span<cons
   Stage(tail, header.pad + kIcrcSize);
   const auto rest = static_cast<size_t>(staging_.get() + staged_ - begin);
   Append(begin, rest);
-  if (capture_ != nullptr && !faulty_) {
+  if (capture_ != nullptr && fate_.spared()) {
     std::vector<iovec> pieces;
     if (!copy) {
       pieces.push_back({headers, headers_size});
@@ -187,12 +192,13 @@ void Burst::Queue(const Destination& destination, Header& header, std::span<cons
 
 void Burst::Flush() {
   if (count_ == 0) return;
-  if (faulty_) {
-    PassToFaults();
+  if (!fate_.spared()) {
+    Suffer();
   } else {
     Count(&urxe_counters::packets_sent, count_);
     Count(&urxe_counters::bytes_sent, size_);
     Send();
+    if (faults_.holds()) faults_.Overtaken(MonotonicNow());
   }
   count_ = size_ = num_pieces_ = staged_ = 0;
   closed_ = false;
@@ -204,14 +210,14 @@ void Burst::Capture(const Destination& destination, uint16_t identification,
       {destination.flow, identification, destination.traffic_class, destination.hop_limit}, pieces);
 }
 
-void Burst::PassToFaults() {
+void Burst::Suffer() {
   std::vector<std::byte> datagram;
   datagram.reserve(size_);
   for (const iovec& piece : std::span(pieces_, num_pieces_)) {
     const auto* begin = static_cast<const std::byte*>(piece.iov_base);
     datagram.insert(datagram.end(), begin, begin + piece.iov_len);
   }
-  faults_.Pass(destination_, std::move(datagram), MonotonicNow());
+  faults_.Suffer(fate_, destination_, std::move(datagram), MonotonicNow());
 }
 
 void Burst::SendOne(const Destination& destination, std::span<const std::byte> datagram) {

@@ -44,8 +44,8 @@ class Burst {
   std::byte* Stage(const void* bytes, size_t size);
   void Capture(const Destination& destination, uint16_t identification,
                std::span<const iovec> pieces) const;
-  // With faults on, packets leave one at a time from a copy.
-  void PassToFaults();
+  // Hands the packet that waits, copied, to its fate.
+  void Suffer();
   void SendOne(const Destination& destination, std::span<const std::byte> datagram);
   // One system call for the burst, or one packet at a time when offload is refused.
   void Send();
@@ -54,7 +54,7 @@ class Burst {
   const int fd_;
   PacketCapture* const capture_;
   FaultInjector faults_;
-  bool faulty_ = false;       // the packet that waits is one for faults_
+  Fate fate_;                 // of the packet that waits; with a fault it waits alone
   bool segmentation_ = true;  // until the kernel or a device refuses it
   Destination destination_;
   uint32_t slot_ = 0;        // upper byte of the queue pair number that all packets go to

@@ -109,31 +109,40 @@ bool FaultInjector::Happens(double rate) {
   return std::uniform_real_distribution<double>(0, 1)(random_) < rate;
 }
 
-void FaultInjector::Pass(const Destination& destination, std::vector<std::byte> datagram,
-                         uint64_t now) {
-  const bool drop = Happens(plan_.drop);
-  const bool duplicate = Happens(plan_.duplicate);
-  const bool reorder = Happens(plan_.reorder);
-  const bool corrupt = Happens(plan_.corrupt);
-  const bool delay = Happens(plan_.delay);
-  const uint64_t bit = random_() % (8 * datagram.size());
-  if (drop) return Count(&urxe_counters::faults_dropped);
-  if (corrupt) {
+Fate FaultInjector::Draw() {
+  Fate fate;
+  fate.drop = Happens(plan_.drop);
+  fate.duplicate = Happens(plan_.duplicate);
+  fate.reorder = Happens(plan_.reorder);
+  fate.corrupt = Happens(plan_.corrupt);
+  fate.delay = Happens(plan_.delay);
+  fate.bit = random_();
+  return fate;
+}
+
+void FaultInjector::Suffer(const Fate& fate, const Destination& destination,
+                           std::vector<std::byte> datagram, uint64_t now) {
+  if (fate.drop) return Count(&urxe_counters::faults_dropped);
+  if (fate.corrupt) {
     Count(&urxe_counters::faults_corrupted);
+    const uint64_t bit = fate.bit % (8 * datagram.size());
     datagram[bit / 8] ^= std::byte{1} << (bit % 8);
   }
-  if (delay || reorder) {
-    Count(delay ? &urxe_counters::faults_delayed : &urxe_counters::faults_reordered);
-    held_.push_back(
-        {now + (delay ? plan_.delay_ns : kReorderNs), !delay, destination, std::move(datagram)});
+  if (fate.delay || fate.reorder) {
+    Count(fate.delay ? &urxe_counters::faults_delayed : &urxe_counters::faults_reordered);
+    held_.push_back({now + (fate.delay ? plan_.delay_ns : kReorderNs), !fate.delay, destination,
+                     std::move(datagram)});
     return;
   }
   send_(destination, datagram);
-  if (duplicate) {
+  if (fate.duplicate) {
     Count(&urxe_counters::faults_duplicated);
     send_(destination, datagram);
   }
-  // What waited to be overtaken has been.
+  Overtaken(now);
+}
+
+void FaultInjector::Overtaken(uint64_t now) {
   for (Held& held : held_) {
     if (held.reordered) held.due = 0;
   }

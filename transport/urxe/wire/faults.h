@@ -31,6 +31,18 @@ std::string ParseFaults(std::string_view text, FaultPlan& plan);
 // URXE_FAULTS. Any thread.
 void SetFaults(const FaultPlan& plan);
 
+// What befalls one packet.
+struct Fate {
+  bool drop = false;
+  bool duplicate = false;
+  bool reorder = false;
+  bool corrupt = false;
+  bool delay = false;
+  uint64_t bit = 0;  // which one is corrupted, modulo the datagram's bits
+
+  bool spared() const { return !drop && !duplicate && !reorder && !corrupt && !delay; }
+};
+
 // The faults of one endpoint.
 class FaultInjector {
  public:
@@ -41,8 +53,14 @@ class FaultInjector {
 
   // Whether any fault is wanted or a packet is still held back; packets pass by otherwise.
   bool Active();
-  // Sends `datagram`, or does what the plan says. It may be changed.
-  void Pass(const Destination& destination, std::vector<std::byte> datagram, uint64_t now);
+  // What befalls the next packet. Those that are spared are the caller's to send, in their order.
+  Fate Draw();
+  // Does to a packet that is not spared what `fate` says. It may be changed.
+  void Suffer(const Fate& fate, const Destination& destination, std::vector<std::byte> datagram,
+              uint64_t now);
+  bool holds() const { return !held_.empty(); }
+  // A packet was sent: what waited to be overtaken has been, and follows.
+  void Overtaken(uint64_t now);
   // Sends what was held back until `now`. Returns when the next one is due; UINT64_MAX: none is.
   uint64_t Release(uint64_t now);
 
