@@ -3,6 +3,7 @@
 
 #include <infiniband/verbs.h>
 
+#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -36,15 +37,18 @@ class Device : public ibv_device {
   uint64_t guid() const { return guid_; }  // host order
   // The interface as it is now.
   Interface Look() const;
-  // The GID table as it is now, in `gids`; entries without an address are zero. An address keeps
-  // its index while the process lasts. Returns the interface's index.
+  // The GID table as it was at most some milliseconds ago, in `gids`; entries without an address
+  // are zero. An address keeps its index while the process lasts. Returns the interface's index.
   unsigned ReadGids(std::vector<Gid>& gids);
 
  private:
   std::string interface_;
   uint64_t guid_ = 0;
   std::mutex lock_;
-  std::vector<Gid> gids_;  // guarded by lock_
+  // Guarded by lock_: the table, of which interface, and when it was read.
+  std::vector<Gid> gids_;
+  unsigned index_ = 0;
+  std::chrono::steady_clock::time_point looked_;
 };
 
 // The devices of this process, made at the first call; empty when settings are malformed. They last
