@@ -17,6 +17,8 @@ namespace {
 // Queue pair numbers 0 and 1 are the specification's special ones; low indices stay unused, so that
 // a number of a test or of another device is unlikely to be one of ours.
 constexpr uint32_t kFirstIndex = 16;
+// A same-host peer that looked at a queue pair just before it went is done with it by then.
+constexpr uint64_t kRetirement = 100'000'000;  // ns
 
 uint32_t RoundUpToPowerOfTwo(uint32_t value) {
   uint32_t power = 1;
@@ -42,6 +44,15 @@ Engine* Engine::Get() {
   }();
   if (engine == nullptr) errno = ENODEV;
   return engine;
+}
+
+void Engine::Retire(void* block, size_t size) {
+  const uint64_t now = Now();
+  retired_.push_back({block, size, now});
+  while (now - retired_.front().at > kRetirement) {
+    arena_->Free(retired_.front().block, retired_.front().size);
+    retired_.pop_front();
+  }
 }
 
 int Engine::Add(QueuePair& qp) {
@@ -95,7 +106,7 @@ void Engine::Remove(QueuePair& qp) {
   queue_pairs_[qp.index] = nullptr;
   free_indices_.push_back(qp.index);
   if (qp.shared == nullptr) {
-    arena_->Free(qp.ring, ReceiveRing::SizeFor(qp.cap.max_recv_wr, qp.cap.max_recv_sge));
+    Retire(qp.ring, ReceiveRing::SizeFor(qp.cap.max_recv_wr, qp.cap.max_recv_sge));
   }
   qp.ring = nullptr;
 }
@@ -232,7 +243,7 @@ void Engine::Reset(QueuePair& qp) {
   qp.requester = QueuePair::Requester();
   qp.responder = QueuePair::Responder();
   if (qp.inbox != nullptr) {
-    arena_->Free(qp.inbox, sizeof(Inbox));
+    Retire(qp.inbox, sizeof(Inbox));
     qp.inbox = nullptr;
     qp.entry->inbox = 0;
   }

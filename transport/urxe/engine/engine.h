@@ -10,6 +10,7 @@
 
 #include <atomic>
 #include <cstdint>
+#include <deque>
 #include <map>
 #include <memory>
 #include <mutex>
@@ -88,6 +89,7 @@ class Engine {
   void FireTimers();
   void KickThread();
   FlowWindow& WindowTo(const Gid& gid, uint32_t qpn);
+  void Retire(void* block, size_t size);
   int ConnectLocally(QueuePair& qp, const Gid& remote);
   bool TakeLocal();  // what same-host peers left in inboxes
 
@@ -100,6 +102,13 @@ class Engine {
   std::vector<std::unique_ptr<Endpoint>> endpoints_;
   std::map<std::pair<Gid, uint32_t>, FlowWindow> windows_;  // by address and slot
   std::vector<std::unique_ptr<LocalPeer>> local_peers_;  // never freed: queue pairs point to them
+  // What queue pairs of late gave back: a same-host peer may be about to use it, hence the delay.
+  struct Retired {
+    void* block;
+    size_t size;
+    uint64_t at;  // ns
+  };
+  std::deque<Retired> retired_;
   uint32_t doorbell_seen_ = 0;
   uint32_t packet_users_ = 0;  // queue pairs that may hear from their peer by UDP only
   uint32_t turns_ = 0;

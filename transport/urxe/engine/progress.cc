@@ -292,16 +292,15 @@ void Engine::Sleep() {
     const bool polled = now - last_poll_.load(std::memory_order_relaxed) < kPollerIsGone;
     nap = idle_wakeups_ >= kIdleWakeups && polled;
     if (!nap && idle_wakeups_ >= kIdleWakeups) idle_wakeups_ = 0;
-    fds.assign(1, {wake_fd_, POLLIN, 0});
+    fds.assign(
+        {{wake_fd_, POLLIN, 0}, {slot_->relay_fd(), POLLIN, 0}, {slot_->listen_fd(), POLLIN, 0}});
+    for (const auto& peer : local_peers_) {
+      fds.push_back({peer->dead() ? -1 : peer->pidfd(), POLLIN, 0});
+    }
     if (nap) {
-      // The poller takes what comes and fires the timers.
+      // The poller takes what comes to endpoints and inboxes and fires the timers.
       due = now + kNap;
     } else {
-      fds.push_back({slot_->relay_fd(), POLLIN, 0});
-      fds.push_back({slot_->listen_fd(), POLLIN, 0});
-      for (const auto& peer : local_peers_) {
-        fds.push_back({peer->dead() ? -1 : peer->pidfd(), POLLIN, 0});
-      }
       for (const auto& endpoint : endpoints_) fds.push_back({endpoint->fd(), POLLIN, 0});
       asleep.store(1, std::memory_order_seq_cst);
       if (arena_->header().doorbell.load(std::memory_order_seq_cst) != doorbell_seen_) due = now;
@@ -320,7 +319,6 @@ void Engine::Sleep() {
   Count(&urxe_counters::wakeups);
   eventfd_t value;
   if ((fds[0].revents & POLLIN) != 0) eventfd_read(wake_fd_, &value);
-  if (nap) return;
   if ((fds[1].revents & POLLIN) != 0) TakeRelayed();
   if ((fds[2].revents & POLLIN) != 0) slot_->AnswerCallers();
   const std::lock_guard guard(lock);

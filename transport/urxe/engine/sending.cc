@@ -47,13 +47,17 @@ bool StartNext(Engine& engine, QueuePair& qp) {
   if (qp.next == qp.last || qp.qp_base.state != IBV_QPS_RTS) return false;
   SendRequest& request = RequestAt(qp, qp.next);
   if ((request.flags & IBV_SEND_FENCE) != 0 && requester.reads > 0) return false;
+  if (Fetches(request) && qp.attr.max_rd_atomic == 0) {
+    // Those before it complete first.
+    if (qp.first == qp.next) CompleteSend(engine, qp, IBV_WC_LOC_QP_OP_ERR);
+    return false;
+  }
   const uint32_t packets = std::max(1u, (request.length + qp.mtu - 1) / qp.mtu);
   if (PsnDistance(requester.next_psn, requester.unacked_psn) + static_cast<int32_t>(packets) >
       kMaxOutstanding) {
     return false;
   }
   if (!LocalMemoryIsGood(engine, qp, qp.next)) {
-    // Those before it complete first.
     if (qp.first == qp.next) CompleteSend(engine, qp, IBV_WC_LOC_PROT_ERR);
     return false;
   }

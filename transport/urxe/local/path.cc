@@ -309,7 +309,9 @@ void SendLocally(Engine& engine, QueuePair& qp) {
     const SendRequest request = qp.requests[qp.first & (qp.requests.size() - 1)];
     qp.next = qp.first + 1;
     Outcome outcome;
-    if (peer == nullptr) {
+    if (Fetches(request) && qp.attr.max_rd_atomic == 0) {
+      outcome = FailRequest(engine, qp, IBV_WC_LOC_QP_OP_ERR);
+    } else if (peer == nullptr) {
       outcome = WaitForPeer(engine, qp);
     } else {
       requester.deadline = 0;
