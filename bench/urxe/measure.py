@@ -56,9 +56,14 @@ class Pair:
             time.sleep(0.01)
         raise RuntimeError("the server does not listen: " + " ".join(map(str, process.args)))
 
+    def settings(self, urxe):
+        env = {"URXE_" + name.upper(): value for name, value in urxe.items()}
+        env["URXE_INTERFACES"] = self.options.interface
+        return env
+
     def perftest(self, program, *flags, **urxe):
         """The columns of perftest's only line of figures."""
-        env = {"URXE_" + name.upper(): value for name, value in urxe.items()}
+        env = self.settings(urxe)
         env["LD_PRELOAD"] = os.path.join(self.options.build, "lib/liburxe.so")
         command = [program, *DEVICE, "-p", "{port}", *flags]
         out = self.run(command, command + ["127.0.0.1"], env)
@@ -92,7 +97,7 @@ class Pair:
         return json.loads(out)["end"]["sum_received"]["bits_per_second"] / 8e9
 
     def many(self, count, **urxe):
-        env = dict(os.environ, **{"URXE_" + name.upper(): value for name, value in urxe.items()})
+        env = dict(os.environ, **self.settings(urxe))
         program = os.path.join(self.options.build, "bench/urxe/many_queue_pairs")
         result = subprocess.run([program, "--queue-pairs", str(count), "--seconds",
                                  str(self.options.seconds)], env=env, capture_output=True, text=True,
@@ -128,6 +133,7 @@ def main():
     parser.add_argument("--build", required=True)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seconds", type=int, default=2)
+    parser.add_argument("--interface", default="lo")
     parser.add_argument("--only", default="")
     parser.add_argument("--json", default="")
     options = parser.parse_args()

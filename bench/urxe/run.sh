@@ -4,11 +4,13 @@
 # same-host path, beside iperf3's TCP, and what many queue pairs cost. Prints medians and the spread
 # between rounds; docs/bench.md says how to read it.
 #
-#   bench/urxe/run.sh [--build DIR] [--rounds N] [--seconds S] [--only LIST] [--json FILE] [--install]
+#   bench/urxe/run.sh [--build DIR] [--rounds N] [--seconds S] [--interface NAME] [--only LIST]
+#                     [--json FILE] [--install]
 #
 #   --build DIR    build folder with lib/liburxe.so (default: build/release beside the sources)
 #   --rounds N     default 5
 #   --seconds S    of each bandwidth (default 2)
+#   --interface    of urxe's device (default: lo, which iperf3 runs over, and whose MTU gives 4096)
 #   --only LIST    methods by name, as a comma list (default: all)
 #   --json FILE    every sample and the medians
 #   --install      install perftest and iperf3 first
@@ -30,7 +32,7 @@ while [ $# -gt 0 ]; do
     --install)
       "$top/cmake/install-packages.sh" "$here/packages.txt"
       ;;
-    --build | --rounds | --seconds | --only | --json)
+    --build | --rounds | --seconds | --interface | --only | --json)
       [ $# -gt 1 ] || misuse "$1 takes a value"
       if [ "$1" = --build ]; then build=$2; else arguments+=("$1" "$2"); fi
       shift
