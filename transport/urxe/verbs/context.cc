@@ -162,7 +162,7 @@ void ibv_free_device_list(ibv_device** list) {
   {
     const std::lock_guard guard(lists_lock);
     const auto found = Lists().find(list);
-    if (found == Lists().end()) return;
+    if (found == Lists().end()) return URXE_SYSTEM(ibv_free_device_list, list);
     system = found->second;
     Lists().erase(found);
   }

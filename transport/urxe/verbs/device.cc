@@ -42,13 +42,6 @@ uint64_t GuidOf(const Interface& interface) {
   return be64toh(value);
 }
 
-ibv_mtu LargestMtu(unsigned interface_mtu) {
-  for (int mtu = IBV_MTU_4096; mtu > IBV_MTU_256; --mtu) {
-    if ((128u << mtu) + kHeaders <= interface_mtu) return static_cast<ibv_mtu>(mtu);
-  }
-  return IBV_MTU_256;
-}
-
 // Width and speed codes (IBTA table 145) nearest to the interface's speed; 1X SDR when unknown, as
 // the kernel's rxe has it.
 void SetSpeed(const std::string& interface, ibv_port_attr& attributes) {
@@ -116,6 +109,14 @@ unsigned Device::ReadGids(std::vector<Gid>& gids) {
   }
   gids = gids_;
   return interface.index;
+}
+
+ibv_mtu Device::active_mtu() const {
+  const unsigned interface_mtu = MtuOf(interface_);
+  for (int mtu = IBV_MTU_4096; mtu > IBV_MTU_256; --mtu) {
+    if ((128u << mtu) + kHeaders <= interface_mtu) return static_cast<ibv_mtu>(mtu);
+  }
+  return IBV_MTU_256;
 }
 
 const std::vector<std::unique_ptr<Device>>& Devices() {
@@ -191,7 +192,7 @@ void QueryPort(const Device& device, ibv_port_attr& attributes) {
   attributes = {};
   attributes.state = interface.up ? IBV_PORT_ACTIVE : IBV_PORT_DOWN;
   attributes.max_mtu = IBV_MTU_4096;
-  attributes.active_mtu = LargestMtu(interface.mtu);
+  attributes.active_mtu = device.active_mtu();
   attributes.gid_tbl_len = kMaxGids;
   attributes.port_cap_flags = IBV_PORT_IP_BASED_GIDS;
   attributes.max_msg_sz = 1u << 31;

@@ -40,6 +40,8 @@ class Device : public ibv_device {
   // The GID table as it was at most some milliseconds ago, in `gids`; entries without an address
   // are zero. An address keeps its index while the process lasts. Returns the interface's index.
   unsigned ReadGids(std::vector<Gid>& gids);
+  // The largest path MTU whose packets the interface carries.
+  ibv_mtu active_mtu() const;
 
  private:
   std::string interface_;

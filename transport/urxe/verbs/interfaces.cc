@@ -49,16 +49,6 @@ void AddAddress(Interface& interface, const sockaddr& address) {
   }
 }
 
-unsigned MtuOf(const std::string& name) {
-  const int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-  if (fd < 0) return 0;
-  ifreq request = {};
-  name.copy(request.ifr_name, IFNAMSIZ - 1);
-  const bool known = ioctl(fd, SIOCGIFMTU, &request) == 0;
-  close(fd);
-  return known ? static_cast<unsigned>(request.ifr_mtu) : 0;
-}
-
 // The interface of the IPv4 default route with the lowest metric, else of IPv6's; empty if none.
 std::string DefaultRoute() {
   std::string best;
@@ -91,6 +81,16 @@ std::string DefaultRoute() {
 
 }  // namespace
 
+unsigned MtuOf(const std::string& interface) {
+  const int fd = socket(AF_INET, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+  if (fd < 0) return 0;
+  ifreq request = {};
+  interface.copy(request.ifr_name, IFNAMSIZ - 1);
+  const bool known = ioctl(fd, SIOCGIFMTU, &request) == 0;
+  close(fd);
+  return known ? static_cast<unsigned>(request.ifr_mtu) : 0;
+}
+
 std::vector<Interface> AllInterfaces() {
   std::vector<Interface> interfaces;
   ifaddrs* list = nullptr;
@@ -102,7 +102,6 @@ std::vector<Interface> AllInterfaces() {
       interface = interfaces.insert(interfaces.end(), Interface());
       interface->name = entry->ifa_name;
       interface->index = if_nametoindex(entry->ifa_name);
-      interface->mtu = MtuOf(interface->name);
       interface->up = (entry->ifa_flags & IFF_UP) != 0 && (entry->ifa_flags & IFF_RUNNING) != 0;
     }
     if (entry->ifa_addr != nullptr) AddAddress(*interface, *entry->ifa_addr);

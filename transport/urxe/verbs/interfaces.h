@@ -14,11 +14,13 @@ struct Interface {
   std::string name;
   unsigned index = 0;
   bool up = false;
-  unsigned mtu = 0;  // bytes of IP packet
   std::array<uint8_t, 6> mac = {};
   // IPv4 (as ::ffff:a.b.c.d), then global IPv6, then link-local; each in the kernel's order.
   std::vector<Gid> addresses;
 };
+
+// Bytes of an IP packet that the interface carries; 0 when there is none of that name.
+unsigned MtuOf(const std::string& interface);
 
 // All interfaces of this network namespace, in the kernel's order.
 std::vector<Interface> AllInterfaces();

@@ -1,5 +1,6 @@
 // ibv_modify_qp: checks of a transition and its attributes (IBTA vol. 1, 11.2.5.2).
 #include <cerrno>
+#include <cstring>
 
 #include "transport/urxe/verbs/context.h"
 #include "transport/urxe/verbs/qp_transitions.h"
@@ -26,10 +27,9 @@ bool InRange(const QueuePair& qp, const ibv_qp_attr& attributes, int mask) {
   if (given(IBV_QP_PKEY_INDEX) && attributes.pkey_index != 0) return false;
   if (given(IBV_QP_PORT) && attributes.port_num != kPort) return false;
   if (given(IBV_QP_AV) && !AddressIsGood(context, attributes.ah_attr)) return false;
-  if (given(IBV_QP_PATH_MTU)) {
-    ibv_port_attr port;
-    QueryPort(*Urxe(context).device, port);
-    if (attributes.path_mtu < IBV_MTU_256 || attributes.path_mtu > port.active_mtu) return false;
+  if (given(IBV_QP_PATH_MTU) && (attributes.path_mtu < IBV_MTU_256 ||
+                                 attributes.path_mtu > Urxe(context).device->active_mtu())) {
+    return false;
   }
   if (given(IBV_QP_DEST_QPN) && attributes.dest_qp_num > kMaxQpn) return false;
   if (given(IBV_QP_TIMEOUT) && attributes.timeout > kMaxTimer) return false;
@@ -64,6 +64,27 @@ void Store(ibv_qp_attr& to, const ibv_qp_attr& from, int mask) {
   if (given(IBV_QP_MAX_DEST_RD_ATOMIC)) to.max_dest_rd_atomic = from.max_dest_rd_atomic;
   if (given(IBV_QP_MIN_RNR_TIMER)) to.min_rnr_timer = from.min_rnr_timer;
   if (given(IBV_QP_DEST_QPN)) to.dest_qp_num = from.dest_qp_num;
+}
+
+// Whether the path may become `to` in SQD: another class or hop limit, but not another address,
+// since the engine decides at RTR how a peer is reached.
+bool SamePath(const ibv_ah_attr& from, const ibv_ah_attr& to) {
+  return memcmp(&from.grh.dgid, &to.grh.dgid, sizeof(to.grh.dgid)) == 0 &&
+         from.grh.sgid_index == to.grh.sgid_index;
+}
+
+// Attributes changed within a state: what the engine derived from them follows.
+void Adjust(QueuePair& qp, int mask) {
+  if ((mask & IBV_QP_AV) != 0) {
+    qp.destination.traffic_class = qp.attr.ah_attr.grh.traffic_class;
+    const uint8_t hops = qp.attr.ah_attr.grh.hop_limit;
+    if (hops != 0) qp.destination.hop_limit = hops;
+  }
+  if ((mask & IBV_QP_MAX_DEST_RD_ATOMIC) != 0) {
+    qp.responder.resources.resize(qp.attr.max_dest_rd_atomic);
+    qp.responder.next_resource = 0;
+  }
+  qp.engine->SetState(qp, qp.qp_base.state);  // peers see access and timer
 }
 
 int MoveTo(QueuePair& qp, ibv_qp_state to) {
@@ -103,12 +124,25 @@ int Modify(QueuePair& qp, const ibv_qp_attr& attributes, int mask) {
   if (!TransitionAllowed(qp.qp_base.qp_type, from, to, mask) || !InRange(qp, attributes, mask)) {
     return EINVAL;
   }
+  const bool stays = from == to && to != IBV_QPS_RESET;
+  if (from == IBV_QPS_SQD && stays && (mask & IBV_QP_AV) != 0 &&
+      !SamePath(qp.attr.ah_attr, attributes.ah_attr)) {
+    return EINVAL;
+  }
   const ibv_qp_attr before = qp.attr;
   Store(qp.attr, attributes, mask);
-  // Within a state only attributes change, and what peers see of them.
-  const int error =
-      from == to && to != IBV_QPS_RESET ? (qp.engine->SetState(qp, to), 0) : MoveTo(qp, to);
-  if (error != 0) qp.attr = before;
+  if (stays) {
+    Adjust(qp, mask);
+    return 0;
+  }
+  const int error = MoveTo(qp, to);
+  if (error != 0) {
+    qp.attr = before;
+    // Of a path that was found but cannot be taken nothing stays.
+    qp.endpoint = nullptr;
+    qp.window = nullptr;
+    qp.local = nullptr;
+  }
   return error;
 }
 

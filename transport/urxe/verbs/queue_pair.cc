@@ -68,9 +68,7 @@ ibv_qp* Create(ibv_context* context, ibv_qp_init_attr_ex& attributes) {
     qp->cap.max_recv_wr = qp->cap.max_recv_sge = 0;
   }
   // Datagrams have no path MTU of their own: they may be as long as the port permits.
-  ibv_port_attr port;
-  QueryPort(*Urxe(context).device, port);
-  qp->attr.path_mtu = port.active_mtu;
+  if (base.qp_type == IBV_QPT_UD) qp->attr.path_mtu = Urxe(context).device->active_mtu();
   Engine& engine = *Urxe(context).engine;
   {
     const std::lock_guard guard(engine.lock);
