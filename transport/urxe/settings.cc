@@ -44,9 +44,9 @@ std::string Set(std::string_view name, std::string_view value, Settings& setting
     } else {
       return "must be auto, local or udp";
     }
-  } else if (name == "ICRC") {
+  } else if (name == "ICRC" || name == "SHARE") {
     if (value != "on" && value != "off") return "must be on or off";
-    settings.icrc = value == "on";
+    (name == "ICRC" ? settings.icrc : settings.share) = value == "on";
   } else if (name == "WINDOW") {
     uint64_t size = 0;
     if (!ParseSize(value, size) || size < kMinWindow || size > kMaxWindow) {
@@ -62,8 +62,8 @@ std::string Set(std::string_view name, std::string_view value, Settings& setting
   } else if (name == "COUNTERS") {
     settings.counters = value;
   } else {
-    return "is no setting; there are URXE_INTERFACES, URXE_PATH, URXE_ICRC, URXE_WINDOW, "
-           "URXE_FAULTS, URXE_PCAP and URXE_COUNTERS";
+    return "is no setting; there are URXE_INTERFACES, URXE_PATH, URXE_SHARE, URXE_ICRC, "
+           "URXE_WINDOW, URXE_FAULTS, URXE_PCAP and URXE_COUNTERS";
   }
   return "";
 }

@@ -18,6 +18,10 @@ struct Settings {
   std::string interfaces;
   // URXE_PATH: auto, local or udp.
   PathChoice path = PathChoice::kAuto;
+  // URXE_SHARE: on or off. On moves memory that is registered for remote access into files that
+  // same-host peers map, so that they store into it without a system call. It must not be written
+  // while it is registered, and after a fork parent and child share it.
+  bool share = false;
   // URXE_ICRC: on or off. Off leaves the ICRC out towards peers that are urxe and have it off too.
   bool icrc = true;
   // URXE_WINDOW: bytes in flight to one peer process, 16 KiB to 64 MiB (suffixes K and M).

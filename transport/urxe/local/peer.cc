@@ -9,15 +9,13 @@
 #include <sys/mman.h>
 #include <sys/stat.h>
 #include <sys/syscall.h>
-#include <sys/sysmacros.h>
 #include <unistd.h>
 
 #include <algorithm>
-#include <cinttypes>
-#include <cstdio>
 #include <cstring>
 #include <string>
 
+#include "transport/urxe/local/maps.h"
 #include "transport/urxe/wire/process_slot.h"
 
 namespace urxe {
@@ -25,34 +23,30 @@ namespace {
 
 int PidfdOpen(pid_t pid) { return static_cast<int>(syscall(SYS_pidfd_open, pid, 0)); }
 
-// The file that a range of a process's memory shares.
+// Part of a process's memory that lies in a file.
 struct SharedFile {
   dev_t device = 0;
   ino_t inode = 0;
-  uint64_t offset = 0;  // of the range's first byte in the file
+  uint64_t offset = 0;   // of the part's first byte in the file
+  uint64_t address = 0;  // of that byte in the process
+  uint64_t length = 0;   // bytes
 };
 
-// False unless [address, address + length) is one shared, writable file mapping.
+// The first part of [address, address + length) that is a shared, writable file mapping.
 bool FindSharedFile(pid_t pid, uint64_t address, uint64_t length, SharedFile& file) {
-  const std::string path = "/proc/" + std::to_string(pid) + "/maps";
-  FILE* const maps = std::fopen(path.c_str(), "re");
-  if (maps == nullptr) return false;
-  char line[512];
   bool found = false;
-  while (std::fgets(line, sizeof(line), maps) != nullptr) {
-    uint64_t start, end, offset, inode;
-    unsigned major, minor;
-    char flags[5] = {};
-    if (std::sscanf(line, "%" SCNx64 "-%" SCNx64 " %4s %" SCNx64 " %x:%x %" SCNu64, &start, &end,
-                    flags, &offset, &major, &minor, &inode) != 7 ||
-        address < start || address >= end) {
-      continue;
-    }
-    found = flags[1] == 'w' && flags[3] == 's' && inode != 0 && length <= end - address;
-    file = {makedev(major, minor), static_cast<ino_t>(inode), offset + (address - start)};
-    break;
-  }
-  std::fclose(maps);
+  ForEachMapping(pid, [&](const MemoryMapping& mapping) {
+    if (address >= mapping.end) return true;
+    if (address + length <= mapping.start) return false;
+    if (!mapping.writable || !mapping.shared || mapping.inode == 0) return true;
+    file.device = mapping.device;
+    file.inode = mapping.inode;
+    file.address = std::max(address, mapping.start);
+    file.length = std::min(address + length, mapping.end) - file.address;
+    file.offset = mapping.offset + (file.address - mapping.start);
+    found = true;
+    return false;
+  });
   return found;
 }
 
@@ -180,7 +174,7 @@ LocalPeer::Mapping LocalPeer::MapRegion(const SharedRegion& region) const {
   if (fd < 0) return mapping;
   const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   const uint64_t before = file.offset % page;
-  const size_t length = static_cast<size_t>(before + region.length);
+  const size_t length = static_cast<size_t>(before + file.length);
   void* const base = mmap(nullptr, length, PROT_READ | PROT_WRITE, MAP_SHARED, fd,
                           static_cast<off_t>(file.offset - before));
   close(fd);
@@ -188,7 +182,7 @@ LocalPeer::Mapping LocalPeer::MapRegion(const SharedRegion& region) const {
   // From the page's start on, as munmap wants it.
   mapping.base = static_cast<std::byte*>(base);
   mapping.mapped = mapping.length = length;
-  mapping.address -= before;
+  mapping.address = file.address - before;
   return mapping;
 }
 

@@ -6,6 +6,8 @@
 #include <memory>
 #include <new>
 
+#include "transport/urxe/local/share.h"
+#include "transport/urxe/settings.h"
 #include "transport/urxe/verbs/context.h"
 #include "transport/urxe/verbs/system.h"
 
@@ -21,6 +23,7 @@ constexpr unsigned kAccess = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE |
 struct MemoryRegion : ibv_mr {
   uint64_t iova = 0;
   unsigned access = 0;
+  int shared_file = -1;  // URXE_SHARE: what the memory was moved into
 };
 
 std::atomic<uint32_t> next_handle{1};
@@ -85,6 +88,12 @@ ibv_mr* Register(ibv_pd* pd, void* address, size_t length, uint64_t iova, unsign
     return nullptr;
   }
   auto region = std::unique_ptr<MemoryRegion>(new MemoryRegion());
+  constexpr unsigned kRemote =
+      IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_ATOMIC;
+  if (ProcessSettings().settings.share && (access & kRemote) != 0) {
+    // Memory of another kind stays as it is: peers copy by system calls then.
+    region->shared_file = MoveIntoSharedFile(address, length);
+  }
   Engine& engine = *Urxe(pd->context).engine;
   {
     const std::lock_guard guard(engine.lock);
@@ -92,6 +101,7 @@ ibv_mr* Register(ibv_pd* pd, void* address, size_t length, uint64_t iova, unsign
                                             access, pd->handle);
   }
   if (region->lkey == 0) {
+    if (region->shared_file >= 0) close(region->shared_file);
     errno = ENOMEM;
     return nullptr;
   }
@@ -274,7 +284,9 @@ int ibv_dereg_mr(ibv_mr* mr) {
     engine.memory().Deregister(mr->lkey);
   }
   --Urxe(mr->pd).users;
-  delete static_cast<MemoryRegion*>(mr);
+  auto* const region = static_cast<MemoryRegion*>(mr);
+  if (region->shared_file >= 0) close(region->shared_file);
+  delete region;
   return 0;
 }
 
