@@ -11,6 +11,11 @@
 #include "transport/urxe/verbs/context.h"
 #include "transport/urxe/verbs/system.h"
 
+#ifndef MADV_POPULATE_READ  // glibc before 2.35
+#define MADV_POPULATE_READ 22
+#define MADV_POPULATE_WRITE 23
+#endif
+
 namespace urxe {
 namespace {
 
