@@ -8,6 +8,7 @@
 #include <unistd.h>
 
 #include <array>
+#include <atomic>
 #include <cerrno>
 #include <chrono>
 #include <cstdlib>
@@ -397,6 +398,29 @@ TEST_F(VerbsTest, ChannelsWakeAndDestroyingWaitsForAcknowledgement) {
   ibv_ack_cq_events(cq, 1);
   destroyer.join();
   cq_ = ibv_create_cq(context_, 1, nullptr, channel_, 0);
+}
+
+TEST_F(VerbsTest, ModerationHoldsAnEventBackForItsPeriod) {
+  ibv_qp* qp = Create();
+  ASSERT_EQ(ToInit(qp), 0);
+  ibv_modify_cq_attr moderation = {};
+  moderation.attr_mask = IBV_CQ_ATTR_MODERATE;
+  moderation.moderate = {100, 50000};  // completions, microseconds
+  ASSERT_EQ(ibv_modify_cq(cq_, &moderation), 0);
+  ASSERT_EQ(ibv_req_notify_cq(cq_, 0), 0);
+  ibv_recv_wr request = {};
+  ibv_recv_wr* bad = nullptr;
+  ASSERT_EQ(ibv_post_recv(qp, &request, &bad), 0);
+  const auto begin = std::chrono::steady_clock::now();
+  ASSERT_EQ(Move(qp, IBV_QPS_ERR), 0);
+  // Nobody polls: the device itself must see that the time is over.
+  ASSERT_TRUE(Readable(channel_->fd, 10000));
+  EXPECT_GE(std::chrono::steady_clock::now() - begin, std::chrono::milliseconds(50));
+  ibv_cq* from = nullptr;
+  void* own = nullptr;
+  ASSERT_EQ(ibv_get_cq_event(channel_, &from, &own), 0);
+  ibv_ack_cq_events(from, 1);
+  EXPECT_EQ(ibv_destroy_qp(qp), 0);
 }
 
 TEST_F(VerbsTest, AnUnreadEventGoesWithItsQueue) {
