@@ -1,13 +1,15 @@
 #!/bin/bash
-# Gradwire's all-reduce beside Open MPI's, MPICH's and Gloo's, over TCP on the loopback device of
-# this machine, interleaved: each round starts every library once. Prints a table; docs/bench.md
-# says how to read it.
+# Gradwire's all-reduce beside Open MPI's, MPICH's and Gloo's on this machine, interleaved: each
+# round starts every library once. Over TCP on the loopback device, and those whose names say so
+# over shared memory or over urxe. Prints a table; docs/bench.md says how to read it.
 #
 #   bench/peers/run.sh [options]
 #     --install         install the packages of the other libraries first (packages.txt)
 #     --build DIR       build folder (default: build/release beside the sources)
 #     --out DIR         results (default: DIR of --build/bench/peers/results)
-#     --peers LIST      of: gradwire openmpi mpich gloo gloo_bcube (default: all but the last)
+#     --peers LIST      of: gradwire openmpi mpich gloo gloo_bcube (TCP; default: all but the last),
+#                       openmpi_shm mpich_shm (shared memory), gradwire_local gradwire_udp (urxe's
+#                       same-host path, urxe's packets)
 #     --ranks LIST      numbers of ranks (default: "2 4")
 #     --sizes LIST      bytes, as a comma list (default: 8 B to 256 MiB)
 #     --rounds N        default 3
@@ -66,10 +68,12 @@ command_for() {
   local programs=$build/bench/peers bind=core
   [ "$2" -le "$(nproc)" ] || bind=none
   case $1 in
-    gradwire)
+    gradwire | gradwire_local | gradwire_udp)
       why="no program $build/bin/gradwire"
-      command=("$build/bin/gradwire" launch -n "$2" --bind "$bind" -- "$build/bin/gradwire" bench
-        allreduce --transport tcp --csv --peer gradwire --rep "$round")
+      local transport=(--transport rdma --device urxe) path=${1#gradwire_}
+      [ "$1" != gradwire ] || transport=(--transport tcp) path=auto
+      command=(env "URXE_PATH=$path" "$build/bin/gradwire" launch -n "$2" --bind "$bind" --
+        "$build/bin/gradwire" bench allreduce "${transport[@]}" --csv --peer "$1" --rep "$round")
       # shellcheck disable=SC2206  # flags are split on purpose
       command+=($flags)
       [ -x "$build/bin/gradwire" ] ;;
@@ -80,6 +84,17 @@ command_for() {
         --mca pml ob1 --mca btl "tcp,self" --mca btl_tcp_if_include lo
         "$programs/allreduce_openmpi" --label openmpi --round "$round")
       command -v mpirun.openmpi >/dev/null && [ -x "$programs/allreduce_openmpi" ] ;;
+    openmpi_shm)
+      why='Open MPI is not installed'
+      command=(mpirun.openmpi --allow-run-as-root --oversubscribe -np "$2" --bind-to "$bind"
+        --mca pml ob1 --mca btl "vader,self" "$programs/allreduce_openmpi" --label "$1"
+        --round "$round")
+      command -v mpirun.openmpi >/dev/null && [ -x "$programs/allreduce_openmpi" ] ;;
+    mpich_shm)
+      why='MPICH is not installed'
+      command=(mpiexec.mpich -n "$2" -bind-to "$bind" "$programs/allreduce_mpich" --label "$1"
+        --round "$round")
+      command -v mpiexec.mpich >/dev/null && [ -x "$programs/allreduce_mpich" ] ;;
     mpich)
       why='MPICH is not installed'
       command=(mpiexec.mpich -n "$2" -bind-to "$bind" -genv MPIR_CVAR_NOLOCAL 1
@@ -102,10 +117,10 @@ measure() {
   local before started=$SECONDS rows=$out/rows
   before=$(lo_bytes)
   timeout -k 5 "$time_limit" "${command[@]}" --budget "$budget" --sizes "$sizes" \
-    2>>"$out/stderr.log" </dev/null | sed -u 's/^\[0\] //' | grep -E "^$1,[a-z]+,[0-9]" >"$rows"
+    2>>"$out/stderr.log" </dev/null | sed -u 's/^\[0\] //' | grep -E "^$1,[a-z_]+,[0-9]" >"$rows"
   local code=${PIPESTATUS[0]} wanted
   cat "$rows" >>"$out/samples.csv"
-  # The bytes that crossed the loopback device show that it was TCP that was measured.
+  # The bytes that crossed the loopback device tell TCP and packets from shared memory.
   echo "round $round $1 ranks $2: exit $code, $((SECONDS - started)) s," \
     "$((($(lo_bytes) - before) >> 20)) MiB over lo, $(wc -l <"$rows") rows" |
     tee -a "$out/launches.log" >&2
@@ -142,4 +157,5 @@ for round in $(seq "$rounds"); do
   done
 done
 rm -f "$out/rows"
-python3 "$here/summarize.py" "$out" | tee "$out/tables.md"
+ours=$(tr ' ' '\n' <<<"$peers" | grep -m 1 '^gradwire')
+python3 "$here/summarize.py" "$out" "${ours:-gradwire}" | tee "$out/tables.md"
