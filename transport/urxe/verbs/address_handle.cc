@@ -41,7 +41,7 @@ ibv_ah* Create(ibv_pd* pd, const ibv_ah_attr& attributes) {
   handle->destination.traffic_class = attributes.grh.traffic_class;
   if (attributes.grh.hop_limit != 0) handle->destination.hop_limit = attributes.grh.hop_limit;
   ++Urxe(pd).users;
-  ++Urxe(context).objects;
+  ++Urxe(context).users;
   return handle.release();
 }
 
@@ -102,7 +102,7 @@ ibv_ah* ibv_create_ah(ibv_pd* pd, ibv_ah_attr* attributes) {
 int ibv_destroy_ah(ibv_ah* ah) {
   if (!IsUrxe(ah->context)) return URXE_SYSTEM(ibv_destroy_ah, ah);
   --Urxe(ah->pd).users;
-  --Urxe(ah->context).objects;
+  Release(ah->context);
   delete static_cast<AddressHandle*>(ah);
   return 0;
 }

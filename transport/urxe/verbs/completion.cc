@@ -40,7 +40,7 @@ CompletionQueue* MakeQueue(ibv_context* context, const ibv_cq_init_attr_ex& attr
     ++cq->channel->refcnt;
     pthread_mutex_unlock(&context->mutex);
   }
-  ++Urxe(context).objects;
+  ++Urxe(context).users;
   return cq.release();
 }
 
@@ -115,7 +115,7 @@ int Destroy(CompletionQueue& cq) {
                     DropEvents(context, &cq, cq.async_events_taken));
   pthread_cond_destroy(&cq.cond);
   pthread_mutex_destroy(&cq.mutex);
-  --Urxe(context).objects;
+  Release(context);
   delete &cq;
   return 0;
 }
@@ -145,7 +145,7 @@ ibv_comp_channel* ibv_create_comp_channel(ibv_context* context) {
   channel->context = context;
   channel->fd = channel->events.Open();
   if (channel->fd < 0) return nullptr;
-  ++Urxe(context).objects;
+  ++Urxe(context).users;
   return channel.release();
 }
 
@@ -156,7 +156,7 @@ int ibv_destroy_comp_channel(ibv_comp_channel* channel) {
   const bool used = channel->refcnt != 0;
   pthread_mutex_unlock(&context->mutex);
   if (used) return EBUSY;
-  --Urxe(context).objects;
+  Release(context);
   delete static_cast<CompletionChannel*>(channel);
   return 0;
 }

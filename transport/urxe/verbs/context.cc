@@ -119,6 +119,14 @@ std::map<ibv_device**, ibv_device**>& Lists() {
 
 }  // namespace
 
+void Release(ibv_context* base) {
+  Context& context = Urxe(base);
+  if (--context.users != 0) return;
+  close(base->cmd_fd);
+  pthread_mutex_destroy(&base->mutex);
+  delete &context;
+}
+
 void SetDeviceOperations(Context& context) {
   SetCompatOperations(context.context.ops);
   context.query_port = QueryPortOperation;
@@ -191,13 +199,9 @@ ibv_context* ibv_open_device(ibv_device* device) {
 
 int ibv_close_device(ibv_context* context) {
   if (!IsUrxe(context)) return URXE_SYSTEM(ibv_close_device, context);
-  Context* own = &Urxe(context);
   // The system's succeeds with objects left, which the kernel then destroys; perftest relies on it.
-  // Here they, and the context that they refer to, stay until the process ends.
-  if (own->objects != 0) return 0;
-  close(context->cmd_fd);
-  pthread_mutex_destroy(&context->mutex);
-  delete own;
+  // Here they, and the context that they refer to, stay until they are destroyed.
+  Release(context);
   return 0;
 }
 

@@ -16,7 +16,7 @@ namespace urxe {
 struct Context : verbs_context {
   Device* device = nullptr;
   Engine* engine = nullptr;
-  std::atomic<uint32_t> objects{0};    // made of it and not yet destroyed
+  std::atomic<uint32_t> users{1};      // objects made of it, and the program until it closes it
   EventQueue<ibv_async_event> events;  // async_fd is its descriptor
 };
 
@@ -45,6 +45,9 @@ inline QueuePair& Urxe(ibv_qp* qp) {
 }
 inline QueuePair& Urxe(ibv_qp_ex* qp) { return *static_cast<QueuePair*>(qp); }
 inline SharedReceiveQueue& Urxe(ibv_srq* srq) { return *static_cast<SharedReceiveQueue*>(srq); }
+
+// An object of the context is gone, or the context is closed: the last one destroys it.
+void Release(ibv_context* context);
 
 // Waits until an object's events were acknowledged (ibv_destroy_* must, IBTA has no such rule but
 // programs rely on it): `completed` is counted under the object's own mutex.

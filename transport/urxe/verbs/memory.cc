@@ -164,7 +164,7 @@ ibv_pd* MakeDomain(ibv_context* context, ProtectionDomain* parent_of) {
   pd->handle = parent_of == nullptr ? next_handle++ : parent_of->handle;
   pd->parent_of = parent_of;
   if (parent_of != nullptr) ++parent_of->users;
-  ++Urxe(context).objects;
+  ++Urxe(context).users;
   return pd;
 }
 
@@ -175,12 +175,12 @@ ibv_td* AllocateThreadDomain(ibv_context* context, ibv_td_init_attr* attributes)
     return nullptr;
   }
   auto* td = new ibv_td{context};
-  ++Urxe(context).objects;
+  ++Urxe(context).users;
   return td;
 }
 
 int FreeThreadDomain(ibv_td* td) {
-  --Urxe(td->context).objects;
+  Release(td->context);
   delete td;
   return 0;
 }
@@ -203,7 +203,7 @@ int FreeDomain(ibv_pd* pd) {
   ProtectionDomain& domain = Urxe(pd);
   if (domain.users != 0) return EBUSY;
   if (domain.parent_of != nullptr) --domain.parent_of->users;
-  --Urxe(pd->context).objects;
+  Release(pd->context);
   delete &domain;
   return 0;
 }

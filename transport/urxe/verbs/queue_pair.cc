@@ -85,7 +85,7 @@ ibv_qp* Create(ibv_context* context, ibv_qp_init_attr_ex& attributes) {
   ++qp->receive->users;
   if (qp->shared != nullptr) ++qp->shared->users;
   ++Urxe(base.pd).users;
-  ++Urxe(context).objects;
+  ++Urxe(context).users;
   return &qp.release()->qp_base;
 }
 
@@ -146,7 +146,7 @@ int Destroy(VerbsQueuePair& qp) {
   --qp.receive->users;
   if (qp.shared != nullptr) --qp.shared->users;
   --Urxe(base.pd).users;
-  --Urxe(base.context).objects;
+  Release(base.context);
   delete &qp;
   return 0;
 }

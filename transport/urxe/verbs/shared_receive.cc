@@ -39,7 +39,7 @@ ibv_srq* Create(ibv_pd* pd, void* srq_context, ibv_srq_attr& attributes) {
   pthread_mutex_init(&srq->mutex, nullptr);
   pthread_cond_init(&srq->cond, nullptr);
   ++Urxe(pd).users;
-  ++Urxe(context).objects;
+  ++Urxe(context).users;
   return srq.release();
 }
 
@@ -82,7 +82,7 @@ int Destroy(SharedReceiveQueue& srq) {
   pthread_cond_destroy(&srq.cond);
   pthread_mutex_destroy(&srq.mutex);
   --Urxe(srq.ibv_srq::pd).users;
-  --Urxe(srq.context).objects;
+  Release(srq.context);
   delete &srq;
   return 0;
 }
