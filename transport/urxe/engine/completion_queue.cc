@@ -1,5 +1,7 @@
 #include "transport/urxe/engine/completion_queue.h"
 
+#include <sched.h>
+
 #include <algorithm>
 
 #include "transport/urxe/engine/engine.h"
@@ -76,10 +78,19 @@ int Take(CompletionQueue& cq, int count, Completion* completions) {
   return taken == 0 && cq.overrun ? -1 : taken;
 }
 
+void YieldAtTimes() {
+  constexpr unsigned kFruitlessPolls = 64;
+  static thread_local unsigned polls = 0;
+  if (++polls % kFruitlessPolls == 0) sched_yield();
+}
+
 int Poll(CompletionQueue& cq, int count, ibv_wc* wc) {
   if (cq.waiting.load(std::memory_order_acquire) == 0) {
     cq.engine->TryProgress();
-    if (cq.waiting.load(std::memory_order_acquire) == 0) return cq.overrun ? -1 : 0;
+    if (cq.waiting.load(std::memory_order_acquire) == 0) {
+      YieldAtTimes();
+      return cq.overrun ? -1 : 0;
+    }
   }
   std::lock_guard guard(cq.lock);
   int taken = 0;

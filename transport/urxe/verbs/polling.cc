@@ -37,7 +37,10 @@ int StartPoll(ibv_cq_ex* base, ibv_poll_cq_attr* attributes) {
   // the engine's lock, which comes before it.
   if (!cq.single_threaded) cq.polling.lock();
   const int error = Next(cq);
-  if (error != 0) EndPoll(base);  // programs call end_poll only after a success
+  if (error != 0) {
+    EndPoll(base);  // programs call end_poll only after a success
+    YieldAtTimes();
+  }
   return error;
 }
 
