@@ -1,7 +1,7 @@
 # shellcheck shell=bash
 # Pairs of programs over urxe on this host, and what becomes of them. Sourced by run.sh.
 passed=0 failed=0 skipped=0
-verbose=${verbose-} faults='' capture='' user=() path=udp
+verbose=${verbose-} faults='' capture='' user=() path=udp tries=1
 
 # verdict NAME CODE FILE: one line; what FILE holds when CODE is not 0.
 verdict() {
@@ -123,12 +123,17 @@ pair_runs() {
   [ -n "$faults" ] || [ "$(counted icrc_errors "$folder"/counters/*)" -eq 0 ]
 }
 
-# pair NAME PATH SECONDS PROGRAM FLAG...: that, as a check.
+# pair NAME PATH SECONDS PROGRAM FLAG...: that, as a check, tried up to $tries times.
 pair() {
-  local name=$1
+  local name=$1 try code
   shift
-  pair_runs "$@" >"$folder/pair" 2>&1
-  verdict "$name, ${1}${faults:+, $faults}" $? "$folder/pair"
+  for try in $(seq "$tries"); do
+    pair_runs "$@" >"$folder/pair" 2>&1
+    code=$?
+    [ $code -ne 0 ] || break
+  done
+  [ "$try" -eq 1 ] || name+=" (at try $try)"
+  verdict "$name, ${1}${faults:+, $faults}" $code "$folder/pair"
 }
 
 # crowd PAIRS SECONDS none|server|client: pairs of ib_write_bw for so many seconds; after half of them
