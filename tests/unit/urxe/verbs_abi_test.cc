@@ -93,6 +93,17 @@ struct Objects {
     ah.port_num = 1;
     ibv_query_gid(context, 1, 0, &ah.grh.dgid);
   }
+  ~Objects() {
+    EXPECT_EQ(ibv_destroy_qp(qp), 0);
+    EXPECT_EQ(ibv_destroy_srq(srq), 0);
+    EXPECT_EQ(ibv_dereg_mr(mr), 0);
+    EXPECT_EQ(ibv_destroy_cq(cq), 0);
+    EXPECT_EQ(ibv_destroy_comp_channel(channel), 0);
+    EXPECT_EQ(ibv_dealloc_pd(pd), 0);
+    EXPECT_EQ(ibv_close_device(context), 0);
+  }
+  Objects(const Objects&) = delete;
+  Objects& operator=(const Objects&) = delete;
   ibv_device* device = nullptr;
   ibv_context* context = nullptr;
   ibv_pd* pd = nullptr;
