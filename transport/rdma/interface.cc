@@ -246,10 +246,11 @@ absl::StatusOr<bool> MatchesFilter(const Port& port, std::string_view filter) {
 absl::StatusOr<PortChoice> ChoosePort(std::span<const Port> ports, const Settings& settings,
                                       std::string_view local_address) {
   if (ports.empty()) {
-    return MakeError(absl::StatusCode::kNotFound,
-                     "this host has no RDMA device: the kernel has none, and urxe lists none (no "
-                     "interface with an address, or a malformed URXE_* variable); `gradwire doctor` "
-                     "says more, --transport tcp needs none");
+    return MakeError(
+        absl::StatusCode::kNotFound,
+        "this host has no RDMA device: the kernel has none, and urxe lists none (no "
+        "interface with an address, or a malformed URXE_* variable); `gradwire doctor` "
+        "says more, --transport tcp needs none");
   }
   std::vector<const Port*> fitting;
   std::string seen;
