@@ -131,6 +131,11 @@ bool Exchange::HasArrival(const Link& link) const {
   return inbox.head != inbox.tail;
 }
 
+size_t Exchange::ArrivalLength(const Link& link) const {
+  const Inbox& inbox = inboxes_[static_cast<size_t>(link.peer())];
+  return inbox.ring[inbox.head % inbox.ring.size()].length;
+}
+
 absl::StatusOr<Completion> Exchange::Receive(Link& link, size_t length) {
   while (!HasArrival(link)) GW_RETURN_IF_ERROR(Progress(link));
   Inbox& inbox = this->inbox(link);

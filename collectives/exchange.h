@@ -71,6 +71,8 @@ class Exchange {
   absl::StatusOr<Completion> Receive(Link& link, size_t length);
   // Whether Receive would not block.
   bool HasArrival(const Link& link) const;
+  // Bytes of the next arrival, once there is one.
+  size_t ArrivalLength(const Link& link) const;
   // Until every write posted on `link` is done with its source.
   absl::Status AwaitWritten(Link& link);
   // Until write number `sequence` on `link` is.

@@ -19,6 +19,12 @@
 //
 // Reduce-scatter lands in slots and is added from there; all-gather is written straight into the
 // right neighbour's tensor, which it granted in its first message to the left.
+//
+// Where the right neighbour can map this rank's tensors (one host, memory from Allocate), a slice
+// of an all-reduce's reduce-scatter need not travel: an empty write says that it is ready, and the
+// neighbour adds from where it lies. Nothing overwrites a slice before it was read: the finished
+// value of its segment, which all-gather puts there, is made from the neighbour's sum, and this
+// rank does not return before that came.
 #include <algorithm>
 #include <cstring>
 #include <vector>
@@ -33,6 +39,22 @@ namespace {
 constexpr size_t kAlignment = 64;
 // A slice shorter than this costs more in messages than it gains in overlap.
 constexpr size_t kLeastSlice = 16 << 10;
+
+// The first message to the left: where it may write, and whether slices may stay where they are.
+struct Welcome {
+  MemoryGrant out;
+  uint64_t reads_in_place = 0;
+};
+
+// The first message to the right, if slices may stay where they are: where they lie.
+struct Sources {
+  MemoryGrant in;
+  MemoryGrant out;
+};
+// Messages are told from slices by their length: Sources are not sent before a slice that is as
+// long.
+constexpr size_t kSourcesPlace = 64;
+static_assert(sizeof(Welcome) <= kSourcesPlace);
 
 enum Phases : int { kReduceScatter = 1, kAllGather = 2 };
 
@@ -63,8 +85,12 @@ class Ring {
   // Bytes of the slice at `item`; zero beyond the end of a short segment.
   size_t Length(const Item& item) const;
   absl::Status Register();
-  absl::Status SendGrant();
-  absl::Status TakeGrant();
+  absl::Status SendWelcome();
+  absl::Status TakeWelcome();
+  absl::Status SendSources();
+  absl::Status TakeSources();
+  // A message of its own, kept at `place` of the scratch memory until it is written.
+  absl::Status Tell(Link& link, const void* message, size_t length, size_t place);
   bool CanSend() const;
   absl::Status SendNext();
   absl::Status ReceiveNext();
@@ -99,6 +125,11 @@ class Ring {
   uint64_t first_sequence_ = 0;      // of the link to the right, for send 0
   RemoteRegion right_out_;
   bool have_grant_ = false;
+  bool stays_pay_ = false;     // all ranks decide the same: a slice is worth the messages
+  bool may_stay_ = false;      // the right neighbour can read slices where they lie,
+  bool told_sources_ = false;  // and knows where that is
+  RemoteRegion left_in_;       // mapped when the left neighbour told its Sources
+  RemoteRegion left_out_;
 };
 
 absl::Status Ring::Open() {
@@ -124,6 +155,7 @@ void Ring::Plan() {
   slice_bytes_ =
       std::clamp(quarter, std::min(kLeastSlice, exchange_.slice_bytes()), exchange_.slice_bytes());
   slices_ = (segment_bytes_ + slice_bytes_ - 1) / slice_bytes_;
+  stays_pay_ = phases_ == (kReduceScatter | kAllGather) && slice_bytes_ >= kLeastSlice;
   // Half the window, so that a full group is under way while credits for the other half return.
   group_ = static_cast<uint64_t>(std::max(1, right_->window() / 2));
   group_ = std::min(group_, std::max<uint64_t>(1, slices_));
@@ -178,26 +210,55 @@ absl::Status Ring::Register() {
   return absl::OkStatus();
 }
 
-absl::Status Ring::SendGrant() {
-  GW_ASSIGN_OR_RETURN(const Region* const scratch, exchange_.Scratch(sizeof(MemoryGrant)));
-  std::memcpy(scratch->bytes().data(), &out_region_.grant(), sizeof(MemoryGrant));
-  GW_ASSIGN_OR_RETURN(const RegionSpan span, scratch->Span(0, sizeof(MemoryGrant)));
-  return exchange_.WriteAlone(*left_, span);
+absl::Status Ring::Tell(Link& link, const void* message, size_t length, size_t place) {
+  GW_ASSIGN_OR_RETURN(const Region* const scratch,
+                      exchange_.Scratch(kSourcesPlace + sizeof(Sources)));
+  std::memcpy(scratch->bytes().data() + place, message, length);
+  GW_ASSIGN_OR_RETURN(const RegionSpan span, scratch->Span(place, length));
+  return exchange_.WriteAlone(link, span);
 }
 
-absl::Status Ring::TakeGrant() {
-  GW_ASSIGN_OR_RETURN(const Completion arrival, exchange_.Receive(*right_, sizeof(MemoryGrant)));
-  MemoryGrant grant;
-  std::memcpy(&grant, right_->Slot(arrival).data(), sizeof(grant));
-  if (grant.length != tensors_.bytes()) {
+absl::Status Ring::SendWelcome() {
+  const Welcome welcome{out_region_.grant(), left_->maps() ? 1u : 0u};
+  return Tell(*left_, &welcome, sizeof(welcome), 0);
+}
+
+absl::Status Ring::TakeWelcome() {
+  GW_ASSIGN_OR_RETURN(const Completion arrival, exchange_.Receive(*right_, sizeof(Welcome)));
+  Welcome welcome;
+  std::memcpy(&welcome, right_->Slot(arrival).data(), sizeof(welcome));
+  if (welcome.out.length != tensors_.bytes()) {
     return FailedPrecondition("rank {} grants {} bytes, {} are to be written", right_->peer(),
-                              grant.length, tensors_.bytes());
+                              welcome.out.length, tensors_.bytes());
   }
-  right_out_ = RemoteRegion(grant);
+  right_out_ = RemoteRegion(welcome.out);
   have_grant_ = true;
-  return right_->Release(1);
+  GW_RETURN_IF_ERROR(right_->Release(1));
+  const bool mappable = in_region_.grant().mappable != 0 && out_region_.grant().mappable != 0;
+  may_stay_ = stays_pay_ && welcome.reads_in_place != 0 && mappable;
+  return absl::OkStatus();
 }
 
+absl::Status Ring::SendSources() {
+  const Sources sources{in_region_.grant(), out_region_.grant()};
+  told_sources_ = true;
+  return Tell(*right_, &sources, sizeof(sources), kSourcesPlace);
+}
+
+absl::Status Ring::TakeSources() {
+  GW_ASSIGN_OR_RETURN(const Completion arrival, exchange_.Receive(*left_, sizeof(Sources)));
+  Sources sources;
+  std::memcpy(&sources, left_->Slot(arrival).data(), sizeof(sources));
+  if (sources.in.length == tensors_.bytes() && sources.out.length == tensors_.bytes()) {
+    left_in_ = left_->Map(sources.in);
+    left_out_ = left_->Map(sources.out);
+  }
+  if (!left_in_.mapped() || !left_out_.mapped()) {
+    return FailedPrecondition(
+        "the tensors of rank {} cannot be mapped here, though its slots could be", left_->peer());
+  }
+  return left_->Release(1);
+}
 absl::StatusOr<RegionSpan> Ring::Sum(const Item& item, size_t length, uint64_t index) const {
   if (phases_ != kReduceScatter) {
     return out_region_.Span(SegmentStart(item.segment) + item.offset, length);
@@ -236,6 +297,11 @@ absl::Status Ring::SendNext() {
     GW_ASSIGN_OR_RETURN(from, out_region_.Span(length == 0 ? 0 : start, length));
   }
   if (reducing(item.step)) {
+    // Telling takes a credit of its own; never waits for one, since nothing is received meanwhile.
+    if (may_stay_ && !told_sources_ && right_->credits() >= 2 && length != sizeof(Sources)) {
+      GW_RETURN_IF_ERROR(SendSources());
+    }
+    if (told_sources_) from = RegionSpan{};
     GW_RETURN_IF_ERROR(exchange_.WriteToSlot(*right_, from));
   } else {
     const size_t start = SegmentStart(item.segment) + item.offset;
@@ -257,13 +323,21 @@ absl::Status Ring::ReceiveNext() {
     }
     GW_RETURN_IF_ERROR(exchange_.AwaitWritten(*right_, first_sequence_ + received_));
   }
-  GW_ASSIGN_OR_RETURN(const Completion arrival, exchange_.Receive(*left_, length));
+  while (!exchange_.HasArrival(*left_)) GW_RETURN_IF_ERROR(exchange_.Progress(*left_));
+  if (stays_pay_ && left_->maps() && !left_in_.mapped() && length != sizeof(Sources) &&
+      exchange_.ArrivalLength(*left_) == sizeof(Sources)) {
+    return TakeSources();
+  }
+  const bool in_place = reducing(item.step) && left_in_.mapped();
+  GW_ASSIGN_OR_RETURN(const Completion arrival, exchange_.Receive(*left_, in_place ? 0 : length));
   if (reducing(item.step) && length > 0) {
     GW_ASSIGN_OR_RETURN(const RegionSpan sum, Sum(item, length, received_));
     auto* out = const_cast<std::byte*>(sum.data);
-    const std::byte* mine = tensors_.in + SegmentStart(item.segment) + item.offset;
-    KernelFor(tensors_.type, tensors_.op)(out, left_->Slot(arrival).data(), mine,
-                                          length / element_);
+    const size_t start = SegmentStart(item.segment) + item.offset;
+    const std::byte* mine = tensors_.in + start;
+    const RemoteRegion& there = item.step == 0 ? left_in_ : left_out_;
+    const ConstBytes theirs = in_place ? there.Mapped(start, length) : left_->Slot(arrival);
+    KernelFor(tensors_.type, tensors_.op)(out, theirs.data(), mine, length / element_);
     if (tensors_.op == ReduceOp::kAvg && item.step == size_ - 2) {
       Divide(tensors_.type, out, length / element_, size_);
     }
@@ -277,7 +351,7 @@ absl::Status Ring::Run() {
   Plan();
   GW_RETURN_IF_ERROR(Register());
   if (phases_ & kAllGather) {
-    GW_RETURN_IF_ERROR(SendGrant());
+    GW_RETURN_IF_ERROR(SendWelcome());
   } else {
     have_grant_ = true;
   }
@@ -289,7 +363,7 @@ absl::Status Ring::Run() {
   while (sent_ < total_ || received_ < total_) {
     bool moved = false;
     if (!have_grant_ && exchange_.HasArrival(*right_)) {
-      GW_RETURN_IF_ERROR(TakeGrant());
+      GW_RETURN_IF_ERROR(TakeWelcome());
       moved = true;
     }
     if (CanSend()) {
@@ -312,7 +386,7 @@ absl::Status Ring::Run() {
       GW_RETURN_IF_ERROR(exchange_.Progress(received_ < total_ ? *left_ : *right_));
     }
   }
-  if (!have_grant_) GW_RETURN_IF_ERROR(TakeGrant());
+  if (!have_grant_) GW_RETURN_IF_ERROR(TakeWelcome());
   GW_RETURN_IF_ERROR(exchange_.AwaitWritten(*right_));
   return exchange_.AwaitWritten(*left_);
 }

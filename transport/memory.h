@@ -24,10 +24,10 @@ enum class Access : uint8_t {
 
 // What a peer needs to write into a region of ours; travels over gRPC or as payload of a slice.
 struct MemoryGrant {
-  uint64_t address = 0;  // in the granting process
-  uint64_t length = 0;   // bytes
-  uint32_t key = 0;      // rkey over RDMA, a random handle over TCP
-  uint32_t reserved = 0;
+  uint64_t address = 0;   // in the granting process
+  uint64_t length = 0;    // bytes
+  uint32_t key = 0;       // rkey over RDMA, a random handle over TCP
+  uint32_t mappable = 0;  // 1: a process of the same host may map it and read there
 };
 static_assert(sizeof(MemoryGrant) == 24, "a grant is copied to the wire as it is");
 
@@ -95,9 +95,20 @@ struct RemoteSpan {
 class RemoteRegion {
  public:
   RemoteRegion() = default;
-  explicit RemoteRegion(const MemoryGrant& grant) : grant_(grant) {}
+  // `mapped`: the same bytes in our address space, to be read only; null where they cannot be
+  // mapped.
+  explicit RemoteRegion(const MemoryGrant& grant, const std::byte* mapped = nullptr)
+      : grant_(grant), mapped_(mapped) {}
 
   size_t size() const { return grant_.length; }
+  bool mapped() const { return mapped_ != nullptr; }
+
+  // The bytes themselves; empty unless mapped() and [offset, offset + length) lies inside. They are
+  // the peer's as of the last arrival from it.
+  ConstBytes Mapped(size_t offset, size_t length) const {
+    if (!mapped() || offset > grant_.length || length > grant_.length - offset) return {};
+    return {mapped_ + offset, length};
+  }
 
   // OutOfRange unless [offset, offset + length) lies inside what was granted.
   absl::StatusOr<RemoteSpan> Span(size_t offset, size_t length) const {
@@ -111,6 +122,7 @@ class RemoteRegion {
 
  private:
   MemoryGrant grant_;
+  const std::byte* mapped_ = nullptr;
 };
 
 }  // namespace gradwire

@@ -70,6 +70,12 @@ class Link {
   // Writes whose source may be changed again: all with a number below this.
   uint64_t written() const { return written_; }
 
+  // What the peer granted, mapped where the transport can do that: on the same host, for memory
+  // that came from Allocate. The mapping holds while the peer keeps the region.
+  virtual RemoteRegion Map(const MemoryGrant& grant) { return RemoteRegion(grant); }
+  // Whether memory that the peer allocates can be mapped here.
+  bool maps() const { return maps_; }
+
   // The peer's slot for the next write, cut to `length` <= slot_bytes().
   RemoteSpan NextSlot(size_t length) const {
     const uint64_t index = next_sequence_ % static_cast<uint64_t>(window_);
@@ -107,6 +113,7 @@ class Link {
   uint64_t written_ = 0;
   Bytes slots_;
   MemoryGrant slots_at_peer_;
+  bool maps_ = false;
 };
 
 // Bytes and operating-system work since the transport was made; for reports, not for control.

@@ -31,6 +31,7 @@ std::string SerializeFacts(const ConnectionFacts& facts) {
     out->set_address(grant.address);
     out->set_length(grant.length);
     out->set_key(grant.key);
+    out->set_mappable(grant.mappable != 0);
   }
   message.set_window(facts.window);
   message.set_slot_bytes(facts.slot_bytes);
@@ -64,7 +65,7 @@ absl::StatusOr<ConnectionFacts> ParseFacts(const std::string& bytes) {
     facts.queue_pairs.push_back(out);
   }
   for (const v1::MemoryGrant& in : message.grants()) {
-    facts.grants.push_back({in.address(), in.length(), in.key(), 0});
+    facts.grants.push_back({in.address(), in.length(), in.key(), in.mappable() ? 1u : 0u});
   }
   if (message.window() < 0 || message.slot_bytes() < 0 || message.lanes() < 0) {
     return ProtocolError("window {}, slot bytes {} or lanes {} is negative", message.window(),

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "transport/rdma/advice.h"
+#include "transport/urxe/urxe.h"
 
 namespace gradwire::rdma {
 
@@ -17,6 +18,22 @@ absl::Status RdmaLink::Write(const RegionSpan& from, const RemoteSpan& to, uint3
   Lane& lane = lanes_[static_cast<size_t>(sequence % lanes_.size())];
   CheckPosted(lane.Enqueue(from, to, immediate, /*data=*/true, counters_));
   return status_;
+}
+
+absl::Status RdmaLink::Open(const MemoryGrant& slots_at_peer) {
+  GW_RETURN_IF_ERROR(SetPeerSlots(slots_at_peer));
+  // Slots are allocated as all shareable memory is: what holds for them holds for the rest.
+  maps_ = Map(slots_at_peer).mapped();
+  return absl::OkStatus();
+}
+
+RemoteRegion RdmaLink::Map(const MemoryGrant& grant) {
+  const void* mapped = nullptr;
+  if (grant.mappable != 0 && grant.length != 0) {
+    mapped = urxe_map_for_reading(lanes_.front().queue_pair().get(), grant.key, grant.address,
+                                  grant.length);
+  }
+  return RemoteRegion(grant, static_cast<const std::byte*>(mapped));
 }
 
 absl::Status RdmaLink::Settle() {

@@ -18,11 +18,12 @@ class RdmaLink : public OrderedLink {
   absl::Status Write(const RegionSpan& from, const RemoteSpan& to, uint32_t tag) override;
   absl::Status Settle() override;
   absl::Status Release(int count) override;
+  RemoteRegion Map(const MemoryGrant& grant) override;
 
   // --- Setting up ---
   // Every lane is added before the first write.
   Lane& AddLane(QueuePair queue_pair, const LaneOptions& options);
-  absl::Status Open(const MemoryGrant& slots_at_peer) { return SetPeerSlots(slots_at_peer); }
+  absl::Status Open(const MemoryGrant& slots_at_peer);
   std::deque<Lane>& lanes() { return lanes_; }
 
   // --- Progress, for the transport ---

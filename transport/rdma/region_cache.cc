@@ -9,9 +9,12 @@
 namespace gradwire::rdma {
 namespace {
 
-// Rights of the device on behalf of the peer; a source of writes needs none.
-int AccessFlags(Access access) {
-  return access == Access::kRemoteWrite ? IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE : 0;
+// Rights of the device on behalf of the peer; a source of writes needs none. What we allocated may
+// be mapped and read by peers of this host; over the wire queue pairs permit no reading.
+int AccessFlags(Access access, bool mappable) {
+  const int read = mappable ? IBV_ACCESS_REMOTE_READ : 0;
+  return access == Access::kRemoteWrite ? IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | read
+                                        : read;
 }
 
 }  // namespace
@@ -50,12 +53,13 @@ absl::StatusOr<Region> RegionCache::Add(Bytes bytes, Access access, std::shared_
   const std::lock_guard lock(mutex_);
   std::shared_ptr<Entry> entry = Find(bytes, access);
   if (entry == nullptr) {
-    GW_ASSIGN_OR_RETURN(MemoryRegion region, domain_.Register(bytes, AccessFlags(access)));
+    GW_ASSIGN_OR_RETURN(MemoryRegion region,
+                        domain_.Register(bytes, AccessFlags(access, memory != nullptr)));
     entry = std::make_shared<Entry>(Entry{std::move(memory), std::move(region), access});
     entries_.emplace(bytes.data(), entry);
   }
   const MemoryGrant grant{reinterpret_cast<uint64_t>(bytes.data()), bytes.size(),
-                          entry->region.remote_key(), 0};
+                          entry->region.remote_key(), entry->memory != nullptr ? 1u : 0u};
   const uint32_t local_key = entry->region.local_key();
   return Region(bytes, grant, local_key, [entry = std::move(entry)]() mutable { entry.reset(); });
 }

@@ -196,13 +196,13 @@ absl::Status RdmaTransport::Connect(int peer, Deadline deadline) {
                       world_.ExchangeFacts(exchange, mine, {low, high}, Until(deadline)));
   const ConnectionFacts& theirs = facts[peer == high ? 1 : 0];
   GW_RETURN_IF_ERROR(CheckFacts(theirs, peer));
-  GW_RETURN_IF_ERROR(link->Open(theirs.grants.front()));
   size_t lane_number = 0;
   for (Lane& lane : link->lanes()) {
     GW_RETURN_IF_ERROR(rdma::Connect(lane.queue_pair(), port_, mine.queue_pairs[lane_number],
                                      theirs.queue_pairs[lane_number], connection_, who));
     ++lane_number;
   }
+  GW_RETURN_IF_ERROR(link->Open(theirs.grants.front()));
   // A packet that comes before its queue pair is ready is dropped, which costs the sender a
   // timeout: nobody writes before both ends are ready.
   GW_RETURN_IF_ERROR(

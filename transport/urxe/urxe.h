@@ -67,6 +67,15 @@ int urxe_read_counters_of(int pid, struct urxe_counters *counters, size_t size);
  * probabilities per sent packet; "" ends all. Returns 0, or EINVAL for text that cannot be read. */
 int urxe_set_faults(const char *faults);
 
+/* The bytes [address, address + length) of the region that `qp`'s peer registered as `rkey` with
+ * IBV_ACCESS_REMOTE_READ, in this process's address space, when the peer is on this host and its
+ * memory is in a file that can be mapped (a memfd sealed against shrinking, or URXE_SHARE=on there);
+ * else NULL. What the peer stored before a SEND or a write with immediate is visible after its
+ * completion here. Valid until the peer ends the region. */
+struct ibv_qp;
+const void *urxe_map_for_reading(struct ibv_qp *qp, uint32_t rkey, uint64_t address,
+                                 size_t length);
+
 /* Nonzero when the named device is urxe's rather than the system's. */
 struct ibv_context;
 int urxe_is_urxe(const struct ibv_context *context);

@@ -58,7 +58,8 @@ void Engine::Retire(void* block, size_t size) {
 int Engine::Add(QueuePair& qp) {
   if (used_indices_ < kFirstIndex) used_indices_ = kFirstIndex;
   uint32_t index;
-  if (used_indices_ < kMaxQueuePairs) {
+  // The last number of the last slot would be the multicast one.
+  if (used_indices_ < kMaxQueuePairs - 1) {
     index = used_indices_++;
   } else if (!free_indices_.empty()) {
     index = free_indices_.front();

@@ -137,6 +137,8 @@ bool Answer(Engine& engine, QueuePair& qp);
 
 // The requester of a queue pair whose peer is on this host (local/path.cc): carries out what waits.
 void SendLocally(Engine& engine, QueuePair& qp);
+// Memory that qp's same-host peer permits to read, mapped here; null when it cannot be.
+const std::byte* MapForReading(QueuePair& qp, uint32_t rkey, uint64_t address, size_t length);
 // Takes what the peer left in qp.inbox.
 void TakeInbox(Engine& engine, QueuePair& qp);
 // Completes the oldest send request and retires it. A failing status moves the queue pair to ERR.

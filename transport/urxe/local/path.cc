@@ -339,6 +339,16 @@ void SendLocally(Engine& engine, QueuePair& qp) {
   }
 }
 
+const std::byte* MapForReading(QueuePair& qp, uint32_t rkey, uint64_t address, size_t length) {
+  if (qp.local == nullptr || qp.local->dead()) return nullptr;
+  // Connected or not yet: the protection domain is known from the start.
+  const SharedQueuePair& peer =
+      qp.local->header().queue_pairs[qp.attr.dest_qp_num & ((1u << kSlotShift) - 1)];
+  if (peer.qpn != qp.attr.dest_qp_num) return nullptr;
+  const uint64_t there = qp.local->Find(rkey, peer.pd, IBV_ACCESS_REMOTE_READ, address, length);
+  return there == 0 ? nullptr : qp.local->Map(rkey, there, length);
+}
+
 void TakeInbox(Engine& engine, QueuePair& qp) {
   auto& responder = qp.responder;
   while (LocalMessage* const message = qp.inbox->Front()) {

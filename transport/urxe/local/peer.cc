@@ -21,6 +21,10 @@
 namespace urxe {
 namespace {
 
+// Looking for a region's file costs as much as some copies: one that is registered for a single
+// operation is not worth it.
+constexpr uint32_t kUsesWorthMapping = 16;
+
 int PidfdOpen(pid_t pid) { return static_cast<int>(syscall(SYS_pidfd_open, pid, 0)); }
 
 // Part of a process's memory that lies in a file.
@@ -186,30 +190,48 @@ LocalPeer::Mapping LocalPeer::MapRegion(const SharedRegion& region) const {
   return mapping;
 }
 
-std::byte* LocalPeer::Map(uint32_t key, uint64_t address, size_t length) {
+LocalPeer::Mapping& LocalPeer::Known(uint32_t key) {
   const uint32_t index = key >> 8;
-  const SharedRegion& region = header().regions[index];
-  const uint32_t generation = region.generation.load(std::memory_order_acquire);
+  const uint32_t generation = header().regions[index].generation.load(std::memory_order_acquire);
   if (last_ == nullptr || last_->index != index || last_->generation != generation) {
     auto [entry, added] = mappings_.try_emplace(index);
     Mapping& mapping = entry->second;
     if (added || mapping.generation != generation) {
       if (mapping.mapped != 0) munmap(mapping.base, mapping.mapped);
-      mapping = MapRegion(region);
+      mapping = Mapping();
       mapping.index = index;
+      mapping.generation = generation;
+      mapping.tried = false;
     }
     last_ = &mapping;
   }
-  if (last_->base == nullptr || address < last_->address ||
-      address - last_->address > last_->length - std::min(length, last_->length)) {
+  return *last_;
+}
+
+std::byte* LocalPeer::Map(uint32_t key, uint64_t address, size_t length) {
+  Mapping& mapping = Known(key);
+  if (!mapping.tried) {
+    const uint32_t index = mapping.index;
+    mapping = MapRegion(header().regions[index]);
+    mapping.index = index;
+    mapping.tried = true;
+  }
+  if (mapping.base == nullptr || address < mapping.address ||
+      address - mapping.address > mapping.length - std::min(length, mapping.length)) {
     return nullptr;
   }
-  return last_->base + (address - last_->address);
+  return mapping.base + (address - mapping.address);
+}
+
+std::byte* LocalPeer::MapIfUsedOften(uint32_t key, uint64_t address, size_t length) {
+  Mapping& mapping = Known(key);
+  if (!mapping.tried && !self_ && ++mapping.uses < kUsesWorthMapping) return nullptr;
+  return Map(key, address, length);
 }
 
 int LocalPeer::Write(uint32_t key, uint64_t address, const iovec* pieces, int count,
                      size_t length) {
-  if (std::byte* to = Map(key, address, length); to != nullptr) {
+  if (std::byte* to = MapIfUsedOften(key, address, length); to != nullptr) {
     for (int i = 0; i < count; ++i) {
       // The same place, when a program writes to itself.
       if (to != pieces[i].iov_base) std::memmove(to, pieces[i].iov_base, pieces[i].iov_len);
@@ -225,7 +247,7 @@ int LocalPeer::Write(uint32_t key, uint64_t address, const iovec* pieces, int co
 }
 
 int LocalPeer::Read(uint32_t key, uint64_t address, const iovec* pieces, int count, size_t length) {
-  if (const std::byte* from = Map(key, address, length); from != nullptr) {
+  if (const std::byte* from = MapIfUsedOften(key, address, length); from != nullptr) {
     for (int i = 0; i < count; ++i) {
       if (from != pieces[i].iov_base) std::memmove(pieces[i].iov_base, from, pieces[i].iov_len);
       from += pieces[i].iov_len;

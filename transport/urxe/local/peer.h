@@ -57,13 +57,18 @@ class LocalPeer {
   struct Mapping {
     uint32_t index = 0;         // in the peer's table of regions
     uint32_t generation = 0;    // of the entry when it was mapped: later ones are another region
-    std::byte* base = nullptr;  // null: cannot be mapped
+    uint32_t uses = 0;          // before it was tried
+    bool tried = false;         // to map it
+    std::byte* base = nullptr;  // null: not mapped
     uint64_t address = 0;       // there, of base[0]
     size_t length = 0;          // bytes
     size_t mapped = 0;          // bytes from base on; 0 when the mapping is not ours
   };
   LocalPeer() = default;
   Mapping MapRegion(const SharedRegion& region) const;
+  Mapping& Known(uint32_t key);
+  // As Map, once the region has been used some times.
+  std::byte* MapIfUsedOften(uint32_t key, uint64_t address, size_t length);
 
   int slot_ = 0;
   pid_t pid_ = 0;

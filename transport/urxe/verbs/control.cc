@@ -6,7 +6,7 @@
 #include <cstring>
 #include <string>
 
-#include "transport/urxe/engine/arena.h"
+#include "transport/urxe/engine/engine.h"
 #include "transport/urxe/settings.h"
 #include "transport/urxe/verbs/context.h"
 #include "transport/urxe/wire/faults.h"
@@ -88,6 +88,13 @@ int urxe_set_faults(const char* faults) {
   if (faults == nullptr || !ParseFaults(faults, plan).empty()) return EINVAL;
   SetFaults(plan);
   return 0;
+}
+
+const void* urxe_map_for_reading(ibv_qp* qp, uint32_t rkey, uint64_t address, size_t length) {
+  if (qp == nullptr || !IsUrxe(qp->context) || length == 0) return nullptr;
+  auto& own = static_cast<QueuePair&>(*reinterpret_cast<ibv_qp_ex*>(qp));
+  const std::lock_guard guard(own.engine->lock);
+  return MapForReading(own, rkey, address, length);
 }
 
 int urxe_is_urxe(const ibv_context* context) { return IsUrxe(context) ? 1 : 0; }
