@@ -139,6 +139,7 @@ Endpoint* Engine::EndpointOf(const Gid& gid, unsigned interface_index) {
     return nullptr;
   }
   endpoints_.push_back(std::move(endpoint));
+  AwaitSteering(*endpoints_.back());
   KickThread();  // it polls one more
   return endpoints_.back().get();
 }

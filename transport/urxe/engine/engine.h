@@ -83,6 +83,7 @@ class Engine {
   bool Start();
   void Run();  // the progress thread
   void Sleep();
+  void AwaitSteering(Endpoint& endpoint);
   void TakeRelayed();  // packets that reached another process first
   void Dispatch(Endpoint& endpoint);
   void AnswerAll();

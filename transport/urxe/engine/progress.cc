@@ -30,6 +30,9 @@ constexpr int kReceivesPerTurn = 16;
 // The thread, once awake, looks again for this long before it sleeps: the next packet of a
 // conversation usually follows soon.
 constexpr uint64_t kSpin = 10'000;  // ns
+// A new endpoint gets no packets before the kernel steers them to it: datagrams and the first
+// packets of a connection would be lost, or wait for a timeout.
+constexpr uint64_t kSteeringPatience = 100'000'000;  // ns
 // Waking up in vain this often in a row shows that a caller of poll_cq is faster; the thread then
 // naps, and looks after each nap whether that caller still polls.
 constexpr int kIdleWakeups = 8;
@@ -174,8 +177,22 @@ void Engine::Dispatch(Endpoint& endpoint) {
   }
 }
 
+void Engine::AwaitSteering(Endpoint& endpoint) {
+  const uint64_t end = Now() + kSteeringPatience;
+  for (;;) {
+    now_ = Now();
+    const uint64_t due = std::min(endpoint.RunTimers(now_), end);
+    if (due == end) return;  // steered, or out of patience
+    pollfd fds[] = {{slot_->relay_fd(), POLLIN, 0}, {endpoint.fd(), POLLIN, 0}};
+    const uint64_t wait = due > now_ ? due - now_ : 0;
+    const timespec timeout = {0, static_cast<long>(wait)};
+    ppoll(fds, 2, &timeout, nullptr);
+    while (endpoint.Receive() > 0) Dispatch(endpoint);
+    TakeRelayed();
+  }
+}
+
 void Engine::TakeRelayed() {
-  const std::lock_guard guard(lock);
   now_ = Now();
   std::vector<Endpoint*> all;
   for (const auto& endpoint : endpoints_) all.push_back(endpoint.get());
@@ -319,7 +336,10 @@ void Engine::Sleep() {
   Count(&urxe_counters::wakeups);
   eventfd_t value;
   if ((fds[0].revents & POLLIN) != 0) eventfd_read(wake_fd_, &value);
-  if ((fds[1].revents & POLLIN) != 0) TakeRelayed();
+  if ((fds[1].revents & POLLIN) != 0) {
+    const std::lock_guard guard(lock);
+    TakeRelayed();
+  }
   if ((fds[2].revents & POLLIN) != 0) slot_->AnswerCallers();
   const std::lock_guard guard(lock);
   // Peers are only ever added: those polled are the first ones.
