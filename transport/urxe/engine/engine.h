@@ -83,6 +83,7 @@ class Engine {
   bool Start();
   void Run();  // the progress thread
   void Sleep();
+  bool Polled() const;  // a caller of poll_cq drove a turn just now
   void AwaitSteering(Endpoint& endpoint);
   void TakeRelayed();  // packets that reached another process first
   void Dispatch(Endpoint& endpoint);

@@ -293,8 +293,16 @@ void Engine::Run() {
       if (!busy || lock.contended()) std::this_thread::yield();
     }
     idle_wakeups_ = did ? 0 : idle_wakeups_ + 1;
-    Sleep();
+    // While a caller polls and is faster, nothing is left to do but to see when that ends.
+    do {
+      Sleep();
+    } while (idle_wakeups_ >= kIdleWakeups && Polled());
+    if (idle_wakeups_ >= kIdleWakeups) idle_wakeups_ = 0;
   }
+}
+
+bool Engine::Polled() const {
+  return Now() - last_poll_.load(std::memory_order_relaxed) < kPollerIsGone;
 }
 
 void Engine::Sleep() {
@@ -306,9 +314,7 @@ void Engine::Sleep() {
     const std::lock_guard guard(lock);
     const uint64_t now = Now();
     due = std::min(next_deadline_, FireModerated(now));
-    const bool polled = now - last_poll_.load(std::memory_order_relaxed) < kPollerIsGone;
-    nap = idle_wakeups_ >= kIdleWakeups && polled;
-    if (!nap && idle_wakeups_ >= kIdleWakeups) idle_wakeups_ = 0;
+    nap = idle_wakeups_ >= kIdleWakeups && Polled();
     fds.assign(
         {{wake_fd_, POLLIN, 0}, {slot_->relay_fd(), POLLIN, 0}, {slot_->listen_fd(), POLLIN, 0}});
     for (const auto& peer : local_peers_) {
