@@ -21,8 +21,10 @@ using ::testing::IsEmpty;
 // Runs on `size` ranks; returns rank 0's result.
 absl::StatusOr<TrainingSummary> RunRanks(int size, const TrainingOptions& options) {
   absl::StatusOr<TrainingSummary> result = InternalError("rank 0 did not run");
+  Settings settings;
+  settings.transport = "tcp";  // whatever devices there are
   test::LocalJob::Run(size, [&](World& world) {
-    const auto communicator = Communicator::Create(world, Settings());
+    const auto communicator = Communicator::Create(world, settings);
     ASSERT_TRUE(communicator.ok()) << communicator.status();
     auto summary = RunTraining(**communicator, options);
     if (summary.ok()) {
