@@ -16,8 +16,8 @@ namespace gradwire {
 
 struct Settings {
   // --- What moves the data ---
-  // auto | rdma | tcp. auto: RDMA when every rank has a device that is up, urxe where the kernel has
-  // none; TCP when a rank has neither.
+  // auto | rdma | tcp. auto: RDMA when every rank has a device that is up, urxe where the kernel
+  // has none; TCP when a rank has neither.
   std::string transport = "auto";
   // RDMA devices that may be used, in NCCL_IB_HCA's grammar: comma list of name prefixes, each with
   // an optional :port; a leading ^ excludes, a leading = wants exact names. Empty: chosen.

@@ -265,7 +265,7 @@ TEST_F(SteeringTest, IsNotHeldUpByForkedChildren) {
   ASSERT_GE(Converge(), 0);
   const int slot = parent.slot();
   const pid_t pid = parent.pid();
-  parent.Kill();  // its child lives on
+  parent.Kill();                                // its child lives on
   EXPECT_NE(ProcessSlot::HolderOf(slot), pid);  // other programs may have it by now
   EXPECT_GE(Converge(), 0);
   size_t direct = 0;
