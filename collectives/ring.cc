@@ -203,6 +203,8 @@ absl::Status Ring::Register() {
   GW_ASSIGN_OR_RETURN(
       in_region_,
       transport.Register({const_cast<std::byte*>(tensors_.in), in_bytes}, Access::kLocal));
+  may_stay_ = stays_pay_ && right_->maps() && in_region_.grant().mappable != 0 &&
+              out_region_.grant().mappable != 0;
   if (phases_ == kReduceScatter) {
     GW_ASSIGN_OR_RETURN(scratch_, exchange_.Scratch(group_ * slice_bytes_));
     first_sequence_ = right_->next_sequence();
@@ -234,8 +236,7 @@ absl::Status Ring::TakeWelcome() {
   right_out_ = RemoteRegion(welcome.out);
   have_grant_ = true;
   GW_RETURN_IF_ERROR(right_->Release(1));
-  const bool mappable = in_region_.grant().mappable != 0 && out_region_.grant().mappable != 0;
-  may_stay_ = stays_pay_ && welcome.reads_in_place != 0 && mappable;
+  may_stay_ = may_stay_ && welcome.reads_in_place != 0;
   return absl::OkStatus();
 }
 
@@ -273,7 +274,8 @@ absl::StatusOr<RegionSpan> Ring::Sum(const Item& item, size_t length, uint64_t i
 bool Ring::CanSend() const {
   if (sent_ == total_ || right_->credits() == 0) return false;
   const Item item = ItemAt(sent_, false);
-  if (!reducing(item.step) && !have_grant_) return false;
+  // Slices that are likely to stay here are not copied for the time until the neighbour comes.
+  if (!have_grant_ && (may_stay_ || !reducing(item.step))) return false;
   if (item.step == 0) return true;
   // The slice that this send passes on came `width` receives ago.
   const uint64_t per_group = group_ * static_cast<uint64_t>(steps_);

@@ -113,9 +113,11 @@ def methods(pair):
         "tcp_iperf3": ("GB/s", pair.iperf3),
         "write_bw_udp": ("GB/s", lambda: pair.write_bw(path="udp")),
         "write_bw_same_host": ("GB/s", lambda: pair.write_bw(path="local")),
+        "write_bw_same_host_shared": ("GB/s", lambda: pair.write_bw(path="local", share="on")),
         "write_bw_udp_loss_0.1%": ("GB/s", lambda: pair.write_bw(path="udp", faults="drop=0.001,seed=1")),
         "write_lat_udp": ("us", lambda: pair.write_lat(path="udp")),
         "write_lat_same_host": ("us", lambda: pair.write_lat(path="local")),
+        "write_lat_same_host_shared": ("us", lambda: pair.write_lat(path="local", share="on")),
         "messages_64B_udp": ("M/s", lambda: pair.message_rate(path="udp")),
         "messages_64B_same_host": ("M/s", lambda: pair.message_rate(path="local")),
     }
