@@ -1,6 +1,7 @@
 // urxe.h: counters and faults.
 #include <unistd.h>
 
+#include <atomic>
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
@@ -16,7 +17,7 @@ namespace {
 
 std::atomic<pid_t> opened_by{0};  // the process that opened a device; not its forked children
 // URXE_COUNTERS, kept beyond the destruction of what has destructors.
-const std::string* target = nullptr;
+std::atomic<const std::string*> target{nullptr};
 
 // A consistent reading of each counter, not of all at one time.
 void ReadCounters(urxe_counters& from, urxe_counters& to) {
@@ -39,8 +40,8 @@ int CopyOut(urxe_counters& from, urxe_counters* counters, size_t size) {
 // URXE_COUNTERS: the process ends.
 __attribute__((destructor)) void WriteCounters() {
   if (opened_by != getpid()) return;
-  if (target->empty()) return;
-  std::string path = *target;
+  std::string path = *target.load();
+  if (path.empty()) return;
   if (const size_t at = path.find("%p"); at != std::string::npos) {
     path.replace(at, 2, std::to_string(getpid()));
   }
