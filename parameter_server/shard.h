@@ -1,0 +1,182 @@
+// One shard: its parameters, what has been pushed to it, and the rules by which pushes become
+// updates. No I/O and no clock: whoever runs it hands in slices and asks what may be read.
+//
+// Order. Under BSP the gradients of a slice are summed in the order of the workers' numbers, so the
+// result does not depend on who came first; a slice that comes early waits. Under ASP and SSP each
+// slice is an update as soon as it is there.
+//
+// Repetition. A worker's slice of a step counts once: what it sends again after a broken link is
+// recognised and dropped.
+//
+// Threads. One thread at a time.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <map>
+#include <memory>
+#include <set>
+#include <span>
+#include <string>
+#include <unordered_map>
+#include <vector>
+
+#include "parameter_server/checkpoint.h"
+#include "parameter_server/consistency.h"
+#include "parameter_server/layout.h"
+#include "parameter_server/optimizer.h"
+#include "parameter_server/protocol.h"
+#include "transport/memory.h"
+
+namespace gradwire::ps {
+
+struct ShardOptions {
+  Consistency consistency = Consistency::kBsp;
+  int64_t staleness = 0;  // ssp: steps that a worker may be ahead of the slowest, at least 0
+  int workers = 1;        // bsp: who takes part, numbers 0..workers-1
+  OnLoss on_loss = OnLoss::kFail;
+  OptimizerOptions optimizer;
+  double clip_value = 0;            // each element of an update's gradient to +-clip_value; 0: off
+  int64_t checkpoint_interval = 0;  // steps between snapshots; 0: none
+};
+
+// Counted since the shard was made.
+struct ShardCounters {
+  uint64_t slices_applied = 0;   // updates of a slice
+  uint64_t gradients_taken = 0;  // slices of workers that entered an update
+  uint64_t duplicates = 0;       // slices that had been taken before
+  uint64_t refused = 0;          // requests
+  uint64_t workers_lost = 0;
+};
+
+class Shard {
+ public:
+  enum class Taken {
+    kTaken,
+    kDuplicate,
+    kWait,  // BSP: a worker with a lower number comes first; try again after the next update
+  };
+  // Told of what happened, in order: enough to repeat it elsewhere.
+  struct Observer {
+    // A slice got new values: `gradient` is what the optimizer was given (a first value when
+    // `assigned`), `worker` whose it was or -1 for the sum of all.
+    std::function<void(uint32_t slice, int64_t worker, int64_t step,
+                       std::span<const float> gradient, bool assigned)>
+        updated;
+    std::function<void(int64_t worker, int64_t step)> clock;
+  };
+
+  // `parameters` holds the shard's elements, [0, end - begin), and outlives the shard.
+  static absl::StatusOr<std::unique_ptr<Shard>> Make(const Layout& layout,
+                                                     const Placement& placement, int shard,
+                                                     std::span<float> parameters,
+                                                     const ShardOptions& options);
+
+  void set_observer(Observer observer) { observer_ = std::move(observer); }
+  const ShardOptions& options() const { return options_; }
+  const std::vector<Slice>& slices() const { return slices_; }
+  // The slice's values.
+  std::span<float> values(uint32_t slice);
+  bool initialized() const { return assigned_ == slices_.size(); }
+  const VectorClock& clock() const { return clock_; }
+  const ShardCounters& counters() const { return counters_; }
+
+  // --- Members ---
+  // A worker takes part from now on, or comes back; returns the last step that counts as pushed by
+  // it. FailedPrecondition under BSP once the job has failed.
+  absl::StatusOr<int64_t> Admit(int64_t worker);
+  // It left or was lost; `lost` is empty for an orderly end.
+  void Remove(int64_t worker, const std::string& lost);
+  // Under BSP with OnLoss::kFail: who was lost; OK before.
+  const absl::Status& failure() const { return failure_; }
+
+  // --- Pushes ---
+  // Whether the request may come now. AlreadyExists for a step that is over, FailedPrecondition for
+  // a step out of order or before the first values, OutOfRange for slices that are not.
+  absl::Status Check(int64_t worker, const Request& request) const;
+  // Takes one slice of a request that passed Check(); `values` are its float32 elements.
+  Taken Take(int64_t worker, const Request& request, uint32_t slice, std::span<const float> values);
+  // The last slice of a request with kEndOfStep was taken.
+  void EndStep(int64_t worker, int64_t step);
+  // First values of a slice; ignored when the slice has some.
+  void Assign(uint32_t slice, std::span<const float> values);
+  // Sum of squares of the sums held for `step` over `range`; not there (< 0) before all workers'
+  // gradients are.
+  double HeldSquares(const SliceRange& range, int64_t step) const;
+  // Applies what is held for `step` times `scale`; once, later calls change nothing.
+  void ApplyHeld(const SliceRange& range, int64_t step, float scale);
+
+  // --- Pulls ---
+  // Whether a worker that has pushed `step` may read the slice.
+  bool Readable(uint32_t slice, int64_t step) const;
+  // Who keeps it from being readable; -1: nobody in particular.
+  int64_t WaitsFor(uint32_t slice, int64_t step) const;
+
+  // --- As a replica: repeats what the observer of another shard was told ---
+  void Replay(int64_t worker, int64_t step, uint32_t slice, std::span<const float> gradient,
+              bool assigned);
+
+  // --- Snapshots ---
+  // Whether one is due: every worker's step has reached the next multiple of the interval.
+  bool SnapshotDue() const;
+  // From now on the state as it is now is set aside, slice by slice: a slice that is about to
+  // change is copied first. Does nothing while one is being taken.
+  void BeginSnapshot();
+  // Copies up to `slices` more; the whole snapshot once it is complete, else null.
+  std::unique_ptr<ShardSnapshot> ContinueSnapshot(int slices);
+  bool snapshot_open() const { return snapshot_ != nullptr; }
+  // Takes over values, optimizer state and clocks of a checkpoint.
+  absl::Status Restore(const LoadedPieces& loaded);
+  // The ranges of tensors that a checkpoint of this shard holds.
+  const std::vector<Piece>& pieces() const { return pieces_; }
+
+ private:
+  struct SliceState {
+    bool assigned = false;
+    bool copied = false;       // into the open snapshot
+    int64_t step = 0;          // last step applied (BSP); updates applied (ASP, SSP)
+    int64_t summing = 0;       // BSP: step whose gradients are being summed, 0: none
+    int64_t last_worker = -1;  // BSP: highest number summed
+    bool held = false;         // BSP: summed whole, waits for ApplyHeld
+  };
+  struct Member {
+    std::vector<int64_t> pushed;  // by slice: last step taken
+  };
+
+  Shard(const Placement& placement, int shard, std::span<float> parameters,
+        const ShardOptions& options);
+  Taken Sum(int64_t worker, const Request& request, uint32_t slice, std::span<const float> values);
+  // The next worker whose gradient the slice's sum wants, -1: none.
+  int64_t NextWorker(const SliceState& state) const;
+  void Apply(uint32_t slice, int64_t worker, int64_t step, std::span<const float> gradient);
+  void FinishSum(uint32_t slice, float scale);
+  void CopyToSnapshot(uint32_t slice);
+  std::span<float> sum(uint32_t slice);
+  size_t offset(uint32_t slice) const;
+  size_t count(uint32_t slice) const { return static_cast<size_t>(slices_[slice].count); }
+
+  const int shard_, shards_;
+  const int64_t begin_;
+  const std::vector<Slice> slices_;
+  const std::span<float> parameters_;
+  const ShardOptions options_;
+  std::vector<Piece> pieces_;
+  std::unique_ptr<Optimizer> optimizer_;
+  std::unique_ptr<Schedule> schedule_;
+  Observer observer_;
+  std::vector<SliceState> states_;
+  std::vector<float> sums_;     // BSP: by element
+  std::vector<float> scratch_;  // one slice
+  size_t assigned_ = 0;         // slices that have values
+  VectorClock clock_;
+  std::map<int64_t, int64_t> known_;  // workers that were here before: last step pushed
+  std::unordered_map<int64_t, Member> members_;
+  std::set<int64_t> removed_;  // BSP, kShrink
+  absl::Status failure_;
+  ShardCounters counters_;
+  int64_t next_snapshot_ = 0;  // step
+  std::unique_ptr<ShardSnapshot> snapshot_;
+  uint32_t snapshot_next_ = 0;  // slice
+};
+
+}  // namespace gradwire::ps
