@@ -7,7 +7,7 @@
 #include <utility>
 #include <vector>
 
-#include "examples/training/safetensors.h"
+#include "parameter_server/safetensors.h"
 #include "transport/settings.h"
 
 namespace gradwire::training {
@@ -48,7 +48,7 @@ std::string StateName(const Optimizer::State& state, const Parameter<float>& par
   return fmt::format("optimizer.{}.{}", state.name, parameter.name);
 }
 
-absl::StatusOr<int64_t> Number(const SafetensorsFile& file, const std::string& path,
+absl::StatusOr<int64_t> Number(const ps::SafetensorsFile& file, const std::string& path,
                                const std::string& key) {
   const auto found = file.metadata().find(key);
   const auto number =
@@ -69,7 +69,7 @@ absl::Status SaveCheckpoint(const std::filesystem::path& folder, int keep, const
   metadata["step"] = fmt::format("{}", position.step);
   metadata["epoch"] = fmt::format("{}", position.epoch);
 
-  std::vector<TensorToSave> tensors;
+  std::vector<ps::TensorToSave> tensors;
   for (const Parameter<float>* parameter : model.parameters()) {
     const auto size = static_cast<size_t>(parameter->size);
     tensors.push_back({parameter->name, parameter->shape, {parameter->value, size}});
@@ -83,7 +83,7 @@ absl::Status SaveCheckpoint(const std::filesystem::path& folder, int keep, const
     }
   }
   const auto path = folder / fmt::format("{}{}{}", kPrefix, position.step, kSuffix);
-  GW_RETURN_IF_ERROR(WriteSafetensors(path, tensors, metadata));
+  GW_RETURN_IF_ERROR(ps::WriteSafetensors(path, tensors, metadata));
 
   GW_ASSIGN_OR_RETURN(const auto checkpoints, List(folder));
   for (size_t i = static_cast<size_t>(keep); i < checkpoints.size(); ++i) {
@@ -110,7 +110,7 @@ absl::StatusOr<Position> LoadCheckpoint(const std::filesystem::path& file_or_fol
     }
     path = checkpoints.front().second;
   }
-  GW_ASSIGN_OR_RETURN(const SafetensorsFile file, SafetensorsFile::Read(path));
+  GW_ASSIGN_OR_RETURN(const auto file, ps::SafetensorsFile::Read(path));
   for (const auto& [key, wanted] : identity) {
     const auto found = file.metadata().find(key);
     const std::string saved = found == file.metadata().end() ? "" : found->second;

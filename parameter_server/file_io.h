@@ -12,7 +12,7 @@
 #include "transport/memory.h"
 #include "transport/status.h"
 
-namespace gradwire::training {
+namespace gradwire::ps {
 
 // The file's bytes. NotFound when it is missing, DataLoss above `limit` bytes.
 absl::StatusOr<std::vector<uint8_t>> ReadFile(const std::filesystem::path& path, uint64_t limit);
@@ -46,4 +46,4 @@ class AtomicFile {
   int fd_ = -1;
 };
 
-}  // namespace gradwire::training
+}  // namespace gradwire::ps

@@ -12,7 +12,7 @@
 
 #include "transport/status.h"
 
-namespace gradwire::training {
+namespace gradwire::ps {
 
 // A float32 tensor to write.
 struct TensorToSave {
@@ -57,4 +57,4 @@ class SafetensorsFile {
   std::map<std::string, Tensor> tensors_;
 };
 
-}  // namespace gradwire::training
+}  // namespace gradwire::ps

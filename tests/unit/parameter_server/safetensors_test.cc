@@ -1,4 +1,4 @@
-#include "examples/training/safetensors.h"
+#include "parameter_server/safetensors.h"
 
 #include <gmock/gmock.h>
 
@@ -6,11 +6,12 @@
 
 #include "tests/unit/training/temporary_folder.h"
 
-namespace gradwire::training {
+namespace gradwire::ps {
 namespace {
 
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
+using training::TemporaryFolder;
 
 std::string File(std::string_view header, std::string_view data) {
   const uint64_t length = header.size();
@@ -131,4 +132,4 @@ TEST_F(SafetensorsTest, MissingFolderIsToldAtOnce) {
 }
 
 }  // namespace
-}  // namespace gradwire::training
+}  // namespace gradwire::ps

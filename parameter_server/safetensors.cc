@@ -1,4 +1,4 @@
-#include "examples/training/safetensors.h"
+#include "parameter_server/safetensors.h"
 
 #include <fmt/ranges.h>
 
@@ -9,9 +9,9 @@
 #include <set>
 #include <utility>
 
-#include "examples/training/file_io.h"
+#include "parameter_server/file_io.h"
 
-namespace gradwire::training {
+namespace gradwire::ps {
 namespace {
 
 static_assert(std::endian::native == std::endian::little, "tensors are written as they lie");
@@ -202,4 +202,4 @@ absl::Status SafetensorsFile::Load(const std::string& name, const std::vector<in
   return absl::OkStatus();
 }
 
-}  // namespace gradwire::training
+}  // namespace gradwire::ps

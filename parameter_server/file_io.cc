@@ -1,4 +1,4 @@
-#include "examples/training/file_io.h"
+#include "parameter_server/file_io.h"
 
 #include <fcntl.h>
 #include <unistd.h>
@@ -10,7 +10,7 @@
 #include <limits>
 #include <memory>
 
-namespace gradwire::training {
+namespace gradwire::ps {
 
 absl::StatusOr<std::vector<uint8_t>> ReadFile(const std::filesystem::path& path, uint64_t limit) {
   std::error_code error;
@@ -151,4 +151,4 @@ absl::Status AtomicFile::Commit() {
   return absl::OkStatus();
 }
 
-}  // namespace gradwire::training
+}  // namespace gradwire::ps
