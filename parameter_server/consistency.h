@@ -8,9 +8,10 @@
 #pragma once
 
 #include <cstdint>
-#include <map>
+#include <set>
 #include <string_view>
 #include <unordered_map>
+#include <utility>
 
 #include "transport/status.h"
 
@@ -51,7 +52,7 @@ class VectorClock {
 
  private:
   std::unordered_map<int64_t, int64_t> steps_;
-  std::multimap<int64_t, int64_t> by_step_;  // step -> worker
+  std::set<std::pair<int64_t, int64_t>> by_step_;  // (step, worker)
 };
 
 }  // namespace gradwire::ps

@@ -11,6 +11,7 @@
 #include <memory>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "parameter_server/consistency.h"
@@ -32,6 +33,7 @@ struct JoinRequest {
   int64_t pid = 0;
   int64_t server = -1;  // this process is a server itself, with this index, and connects as the
                         // primary of shards; -1: workers
+  std::string run;      // as server 0's reply has it; empty: not known yet
 };
 
 // What the server tells of itself and of the job.
@@ -52,6 +54,7 @@ struct JoinReply {
   Layout layout;
   bool initialized = false;   // all shards of this server have values
   int64_t restored_step = 0;  // of the checkpoint the server started from; 0: none
+  std::string run;            // names this run; its checkpoints carry it
 };
 
 // One worker's link to one shard.
@@ -88,6 +91,10 @@ struct ShardStatus {
   uint64_t refused = 0;
   double updates_per_second = 0;  // lately
   int links = 0;
+  bool initialized = false;                         // has values
+  std::string failure;                              // why every request is refused; empty: none
+  std::vector<std::pair<int64_t, int64_t>> clocks;  // (worker, last step pushed)
+  std::vector<std::pair<int64_t, int64_t>> waits;   // (worker, the worker it waits for) just now
 };
 struct ServerStatus {
   int server = 0, servers = 1;

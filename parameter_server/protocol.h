@@ -42,6 +42,7 @@ struct Request {
   // of squares; the pull that follows applies it times `scale`.
   static constexpr uint8_t kHold = 2;
   static constexpr uint8_t kApplyHeld = 4;
+  static constexpr uint8_t kLeft = 16;     // kReplicate: the worker takes no part any more
   static constexpr uint8_t kAssigned = 8;  // kReplicate: the slice is a first value, not a gradient
 
   uint32_t byte_order = kByteOrder;
@@ -74,7 +75,7 @@ struct Reply {
   void SetError(const absl::Status& status);
   absl::Status status() const;
 };
-static_assert(sizeof(Reply) == 64 + Reply::kTextBytes && std::is_trivially_copyable_v<Reply>);
+static_assert(sizeof(Reply) == 56 + Reply::kTextBytes && std::is_trivially_copyable_v<Reply>);
 
 // A slot holds any message.
 inline constexpr int64_t kMinSlotBytes = sizeof(Reply);

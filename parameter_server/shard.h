@@ -64,6 +64,7 @@ class Shard {
                        std::span<const float> gradient, bool assigned)>
         updated;
     std::function<void(int64_t worker, int64_t step)> clock;
+    std::function<void(int64_t worker)> left;
   };
 
   // `parameters` holds the shard's elements, [0, end - begin), and outlives the shard.
@@ -115,6 +116,7 @@ class Shard {
   // --- As a replica: repeats what the observer of another shard was told ---
   void Replay(int64_t worker, int64_t step, uint32_t slice, std::span<const float> gradient,
               bool assigned);
+  void ReplayClock(int64_t worker, int64_t step);
 
   // --- Snapshots ---
   // Whether one is due: every worker's step has reached the next multiple of the interval.
@@ -137,19 +139,30 @@ class Shard {
     int64_t step = 0;          // last step applied (BSP); updates applied (ASP, SSP)
     int64_t summing = 0;       // BSP: step whose gradients are being summed, 0: none
     int64_t last_worker = -1;  // BSP: highest number summed
-    bool held = false;         // BSP: summed whole, waits for ApplyHeld
+    bool hold = false;         // BSP: the sum is not applied before ApplyHeld
+    bool complete = false;     // BSP: summed whole, not applied yet
+    int64_t squares_step = 0;  // BSP: step of `squares`
+    double squares = 0;        // of the last sum that was held
   };
   struct Member {
     std::vector<int64_t> pushed;  // by slice: last step taken
+    bool fresh = true;            // has pushed nothing since it came: may begin at any later step
   };
 
-  Shard(const Placement& placement, int shard, std::span<float> parameters,
+  Shard(const Layout& layout, const Placement& placement, int shard, std::span<float> parameters,
         const ShardOptions& options);
   Taken Sum(int64_t worker, const Request& request, uint32_t slice, std::span<const float> values);
   // The next worker whose gradient the slice's sum wants, -1: none.
   int64_t NextWorker(const SliceState& state) const;
-  void Apply(uint32_t slice, int64_t worker, int64_t step, std::span<const float> gradient);
-  void FinishSum(uint32_t slice, float scale);
+  // The sum of a slice has every worker's gradient.
+  void Complete(uint32_t slice);
+  // Gives a complete sum to the optimizer, times `scale`; with an optimizer that wants whole
+  // pieces, once all of the piece is there.
+  void ApplySum(uint32_t slice, float scale);
+  void Update(uint32_t slice, int64_t worker, int64_t step, std::span<const float> gradient);
+  SliceRange PieceOf(uint32_t slice) const;
+  // `gradient` times scale, cut to clip_value; in scratch_ where that changes anything.
+  std::span<const float> Condition(std::span<const float> gradient, float scale);
   void CopyToSnapshot(uint32_t slice);
   std::span<float> sum(uint32_t slice);
   size_t offset(uint32_t slice) const;
@@ -162,7 +175,6 @@ class Shard {
   const ShardOptions options_;
   std::vector<Piece> pieces_;
   std::unique_ptr<Optimizer> optimizer_;
-  std::unique_ptr<Schedule> schedule_;
   Observer observer_;
   std::vector<SliceState> states_;
   std::vector<float> sums_;     // BSP: by element
@@ -174,6 +186,7 @@ class Shard {
   std::set<int64_t> removed_;  // BSP, kShrink
   absl::Status failure_;
   ShardCounters counters_;
+  int64_t restored_step_ = 0;  // of the checkpoint this shard started from; 0: none
   int64_t next_snapshot_ = 0;  // step
   std::unique_ptr<ShardSnapshot> snapshot_;
   uint32_t snapshot_next_ = 0;  // slice

@@ -9,7 +9,7 @@
 #include <memory>
 #include <string>
 
-#include "parameter_server/checkpoint.h"
+#include "parameter_server/checkpoint_writer.h"
 #include "parameter_server/control.h"
 #include "parameter_server/layout.h"
 #include "parameter_server/shard.h"
