@@ -18,6 +18,7 @@ struct TrainCommand {
   Settings settings;
   training::TrainingOptions options;
   std::string bucket_bytes = "64K";
+  std::string lr_schedule = "constant";
   std::string resume;
   CLI::Option* hidden_option = nullptr;
   CLI::Option* resume_option = nullptr;
@@ -31,6 +32,7 @@ absl::Status TrainCommand::Complete() {
   const auto bytes = ParseByteSize(bucket_bytes);
   if (!bytes.ok()) return Annotate(bytes.status(), fmt::format("--bucket-bytes {}", bucket_bytes));
   options.bucket_bytes = *bytes;
+  GW_ASSIGN_OR_RETURN(options.optimizer.schedule, ps::Schedule::Parse(lr_schedule));
   if (hidden_option->count() > 0 && options.model.kind != "mlp") {
     return InvalidArgument("--hidden is for --model mlp, not {}", options.model.kind);
   }
@@ -56,6 +58,27 @@ int TrainCommand::Run() {
   return status.ok() ? kDone : ReportError(status, job->world->size() > 1 ? rank : -1);
 }
 
+void AddOptimizer(CLI::App& app, ps::OptimizerOptions& options, std::string& lr_schedule) {
+  app.add_option("--optimizer", options.name, "sgd|momentum|nesterov|adam|adamw|lamb")
+      ->capture_default_str();
+  app.add_option("--lr", options.learning_rate,
+                 "Learning rate; default by optimizer: 0.2, 0.05, 0.05, 0.002, 0.002, 0.01");
+  app.add_option("--lr-schedule", lr_schedule,
+                 "constant | step:N[:FACTOR] | cosine:N[:FLOOR] | linear:N[:FLOOR], in steps; each "
+                 "with ,warmup:N")
+      ->capture_default_str();
+  app.add_option("--momentum", options.momentum, "Of momentum and nesterov")->capture_default_str();
+  app.add_option("--beta1", options.beta1, "Decay of the mean: adam, adamw, lamb")
+      ->capture_default_str();
+  app.add_option("--beta2", options.beta2, "Decay of the mean square: adam, adamw, lamb")
+      ->capture_default_str();
+  app.add_option("--epsilon", options.epsilon, "Added to the divisor: adam, adamw, lamb")
+      ->capture_default_str();
+  app.add_option("--weight-decay", options.weight_decay,
+                 "Pull towards zero: by the gradient, or apart from it in adamw and lamb")
+      ->capture_default_str();
+}
+
 }  // namespace
 
 void AddTrain(CLI::App& root, Action& action) {
@@ -76,9 +99,12 @@ void AddTrain(CLI::App& root, Action& action) {
       ->capture_default_str();
   app->add_option("--batch", options.batch, "Samples per step, all ranks together")
       ->capture_default_str();
-  app->add_option("--optimizer", options.optimizer, "sgd|momentum|adam")->capture_default_str();
-  app->add_option("--lr", options.learning_rate,
-                  "Learning rate; default by optimizer: 0.2, 0.05, 0.002");
+  AddOptimizer(*app, options.optimizer, command->lr_schedule);
+  app->add_option("--clip-norm", options.clip.norm,
+                  "Scale gradients down to this L2 norm; 0: no limit")
+      ->capture_default_str();
+  app->add_option("--clip-value", options.clip.value, "Cut each gradient to +- this; 0: no limit")
+      ->capture_default_str();
   app->add_option("--seed", options.seed, "Of the initial weights and the order of the samples")
       ->capture_default_str();
   app->add_option("--target-accuracy", options.target_accuracy,

@@ -44,7 +44,7 @@ absl::StatusOr<std::vector<Checkpoint>> List(const std::filesystem::path& folder
   return found;
 }
 
-std::string StateName(const Optimizer::State& state, const Parameter<float>& parameter) {
+std::string StateName(const ps::Optimizer::State& state, const Parameter<float>& parameter) {
   return fmt::format("optimizer.{}.{}", state.name, parameter.name);
 }
 
@@ -63,7 +63,7 @@ absl::StatusOr<int64_t> Number(const ps::SafetensorsFile& file, const std::strin
 
 absl::Status SaveCheckpoint(const std::filesystem::path& folder, int keep, const Position& position,
                             const RunIdentity& identity, const Model<float>& model,
-                            Optimizer& optimizer) {
+                            const ps::Optimizer& optimizer) {
   std::map<std::string, std::string> metadata = identity;
   metadata["format"] = "gradwire";
   metadata["step"] = fmt::format("{}", position.step);
@@ -74,7 +74,7 @@ absl::Status SaveCheckpoint(const std::filesystem::path& folder, int keep, const
     const auto size = static_cast<size_t>(parameter->size);
     tensors.push_back({parameter->name, parameter->shape, {parameter->value, size}});
   }
-  for (const Optimizer::State& state : optimizer.states()) {
+  for (const ps::Optimizer::State& state : optimizer.states()) {
     for (const Parameter<float>* parameter : model.parameters()) {
       const auto size = static_cast<size_t>(parameter->size);
       tensors.push_back({StateName(state, *parameter),
@@ -99,7 +99,7 @@ absl::Status SaveCheckpoint(const std::filesystem::path& folder, int keep, const
 
 absl::StatusOr<Position> LoadCheckpoint(const std::filesystem::path& file_or_folder,
                                         const RunIdentity& identity, Model<float>& model,
-                                        Optimizer& optimizer) {
+                                        ps::Optimizer& optimizer) {
   std::filesystem::path path = file_or_folder;
   std::error_code error;
   if (std::filesystem::is_directory(path, error)) {
@@ -125,7 +125,7 @@ absl::StatusOr<Position> LoadCheckpoint(const std::filesystem::path& file_or_fol
   for (const Parameter<float>* parameter : model.parameters()) {
     const auto size = static_cast<size_t>(parameter->size);
     GW_RETURN_IF_ERROR(file.Load(parameter->name, parameter->shape, {parameter->value, size}));
-    for (Optimizer::State& state : optimizer.states()) {
+    for (ps::Optimizer::State& state : optimizer.states()) {
       GW_RETURN_IF_ERROR(file.Load(StateName(state, *parameter), parameter->shape,
                                    {state.values.data() + parameter->offset, size}));
     }

@@ -7,7 +7,7 @@
 #include <string>
 
 #include "examples/training/model.h"
-#include "examples/training/optimizer.h"
+#include "parameter_server/optimizer.h"
 #include "transport/status.h"
 
 namespace gradwire::training {
@@ -26,12 +26,12 @@ using RunIdentity = std::map<std::string, std::string>;
 // step and epoch go into the metadata. Then removes all but the newest `keep` of the folder.
 absl::Status SaveCheckpoint(const std::filesystem::path& folder, int keep, const Position& position,
                             const RunIdentity& identity, const Model<float>& model,
-                            Optimizer& optimizer);
+                            const ps::Optimizer& optimizer);
 
 // Loads a file, or the newest of a folder. InvalidArgument, naming both values, when its identity
 // is not this run's; NotFound without a checkpoint.
 absl::StatusOr<Position> LoadCheckpoint(const std::filesystem::path& file_or_folder,
                                         const RunIdentity& identity, Model<float>& model,
-                                        Optimizer& optimizer);
+                                        ps::Optimizer& optimizer);
 
 }  // namespace gradwire::training

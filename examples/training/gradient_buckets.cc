@@ -77,10 +77,8 @@ void GradientBuckets::StartNext() {
   next_ = (next_ + 1) % buckets_.size();
 }
 
-absl::StatusOr<std::span<const float>> GradientBuckets::Wait(int bucket, CommunicationTime& time) {
-  Bucket& waited = buckets_[static_cast<size_t>(bucket)];
-  GW_RETURN_IF_ERROR(time.Wait(waited.work));
-  return std::span<const float>(waited.gradients);
+absl::Status GradientBuckets::Wait(int bucket, CommunicationTime& time) {
+  return time.Wait(buckets_[static_cast<size_t>(bucket)].work);
 }
 
 }  // namespace gradwire::training

@@ -49,8 +49,12 @@ class GradientBuckets {
   void Ready(const Parameter<float>& parameter);
   // Contributes zero everywhere: the step of a rank whose part of the batch is empty.
   void ReadyWithZeros();
-  // Waits for a bucket; returns the sum of all ranks' gradients. Call for each bucket, in order.
-  absl::StatusOr<std::span<const float>> Wait(int bucket, CommunicationTime& time);
+  // Waits for a bucket. Call for each bucket, in order.
+  absl::Status Wait(int bucket, CommunicationTime& time);
+  // After Wait(), until this rank's next gradients: the sum of all ranks'.
+  std::span<float> gradients(int bucket) const {
+    return buckets_[static_cast<size_t>(bucket)].gradients;
+  }
 
  private:
   struct Bucket {

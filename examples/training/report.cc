@@ -56,6 +56,7 @@ std::string TrainingSummary::ToJson() const {
                {"data", data},
                {"optimizer", optimizer},
                {"learning_rate", learning_rate},
+               {"lr_schedule", lr_schedule},
                {"batch", batch},
                {"seed", seed},
                {"history", Json::array()}};
@@ -81,22 +82,22 @@ absl::StatusOr<std::unique_ptr<Report>> Report::Open(const TrainingOptions& opti
   return report;
 }
 
-void Report::Step(const StepResult& step, double learning_rate, int64_t epochs,
-                  int64_t steps_per_epoch) {
+void Report::Step(const StepResult& step, int64_t epochs, int64_t steps_per_epoch) {
   const double speed = PerSecond(step.samples, step.seconds);
   const double accuracy = static_cast<double>(step.correct) / static_cast<double>(step.samples);
   if (metrics_.is_open()) {
-    const Json json = {{"event", "step"},
-                       {"step", step.position.step},
-                       {"epoch", step.position.epoch},
-                       {"loss", step.loss},
-                       {"accuracy", accuracy},
-                       {"lr", learning_rate},
-                       {"samples", step.samples},
-                       {"seconds", step.seconds},
-                       {"samples_per_second", speed},
-                       {"comm_seconds", Seconds(step.communication.busy)},
-                       {"exposed_comm_seconds", Seconds(step.communication.exposed)}};
+    Json json = {{"event", "step"},
+                 {"step", step.position.step},
+                 {"epoch", step.position.epoch},
+                 {"loss", step.loss},
+                 {"accuracy", accuracy},
+                 {"lr", step.learning_rate},
+                 {"samples", step.samples},
+                 {"seconds", step.seconds},
+                 {"samples_per_second", speed},
+                 {"comm_seconds", Seconds(step.communication.busy)},
+                 {"exposed_comm_seconds", Seconds(step.communication.exposed)}};
+    if (step.gradient_norm > 0) json["gradient_norm"] = step.gradient_norm;
     metrics_ << json.dump() << std::endl;  // flushed: others may follow the file
   }
   const int64_t in_epoch = (step.position.step - 1) % steps_per_epoch + 1;

@@ -23,7 +23,7 @@ class Report {
 
   void Line(std::string_view text) { progress_.Line(text); }
   // One JSON object, {"event": "step", ...}; errors are kept for Finish() and Epoch().
-  void Step(const StepResult& step, double learning_rate, int64_t epochs, int64_t steps_per_epoch);
+  void Step(const StepResult& step, int64_t epochs, int64_t steps_per_epoch);
   // One line and one JSON object, {"event": "epoch", ...}.
   absl::Status Epoch(const EpochResult& epoch, int64_t epochs);
   absl::Status Finish(const TrainingSummary& summary);

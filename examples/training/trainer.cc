@@ -34,7 +34,7 @@ std::span<const uint32_t> PartOf(std::span<const uint32_t> batch, int rank, int 
 }
 
 Trainer::Trainer(Communicator& communicator, const Dataset& dataset, Model<float>& model,
-                 Optimizer& optimizer, const TrainerOptions& options)
+                 ps::Optimizer& optimizer, const TrainerOptions& options)
     : communicator_(communicator),
       dataset_(dataset),
       model_(model),
@@ -43,7 +43,8 @@ Trainer::Trainer(Communicator& communicator, const Dataset& dataset, Model<float
 
 absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(Communicator& communicator,
                                                          const Dataset& dataset,
-                                                         Model<float>& model, Optimizer& optimizer,
+                                                         Model<float>& model,
+                                                         ps::Optimizer& optimizer,
                                                          const TrainerOptions& options) {
   if (options.batch < 1 || options.batch > dataset.train.size()) {
     return InvalidArgument("--batch {}: is outside 1..{}, the samples to train with", options.batch,
@@ -62,7 +63,7 @@ absl::Status Trainer::Synchronize(const RunIdentity& identity, Position position
   GW_RETURN_IF_ERROR(communicator_.Broadcast(start, 0));
   position_ = {.step = start[0], .epoch = start[1]};
   GW_RETURN_IF_ERROR(communicator_.Broadcast(model_.values(), 0));
-  for (Optimizer::State& state : optimizer_.states()) {
+  for (ps::Optimizer::State& state : optimizer_.states()) {
     GW_RETURN_IF_ERROR(communicator_.Broadcast(state.values, 0));
   }
   return absl::OkStatus();
@@ -103,6 +104,7 @@ absl::StatusOr<StepResult> Trainer::Step(std::span<const uint32_t> batch) {
   StepResult result;
   result.position = {.step = position_.step + 1, .epoch = position_.epoch + 1};
   result.samples = static_cast<int64_t>(batch.size());
+  result.learning_rate = optimizer_.LearningRateAt(result.position.step);
 
   // From here to the last Wait() nothing returns: collectives in flight use these buffers.
   const auto part = PartOf(batch, communicator_.rank(), communicator_.size());
@@ -123,17 +125,7 @@ absl::StatusOr<StepResult> Trainer::Step(std::span<const uint32_t> batch) {
                     [this](const Parameter<float>& parameter) { buckets_->Ready(parameter); });
   }
   absl::Status status = result.communication.Wait(totals_work);
-  for (int i = 0; i < buckets_->count(); ++i) {
-    const auto gradients = buckets_->Wait(i, result.communication);
-    if (!gradients.ok()) {
-      status.Update(gradients.status());
-      continue;
-    }
-    const int64_t offset = buckets_->offset(i);
-    optimizer_.Step(result.position.step, options_.learning_rate, offset,
-                    model_.values().subspan(static_cast<size_t>(offset), gradients->size()),
-                    *gradients);
-  }
+  status.Update(Update(result));
   const std::string where =
       fmt::format("step {} (epoch {})", result.position.step, result.position.epoch);
   if (!status.ok()) return Annotate(status, where);
@@ -142,7 +134,7 @@ absl::StatusOr<StepResult> Trainer::Step(std::span<const uint32_t> batch) {
   result.correct = static_cast<int64_t>(totals[1]);
   if (!std::isfinite(result.loss)) {
     return FailedPrecondition("{}: the loss is {}; lower --lr, now {}", where,
-                              std::abs(result.loss), options_.learning_rate);
+                              std::abs(result.loss), *optimizer_.options().learning_rate);
   }
   position_.step = result.position.step;
   if (options_.check_checksums) {
@@ -151,6 +143,49 @@ absl::StatusOr<StepResult> Trainer::Step(std::span<const uint32_t> batch) {
   }
   result.seconds = SecondsSince(start);
   return result;
+}
+
+absl::Status Trainer::Update(StepResult& result) {
+  const ps::ClipOptions& clip = options_.clip;
+  absl::Status status;
+  double squared_norm = 0;
+  for (int i = 0; i < buckets_->count(); ++i) {
+    status.Update(buckets_->Wait(i, result.communication));
+    if (!status.ok()) continue;  // the others still run
+    if (clip.value > 0) ps::ClipValues(buckets_->gradients(i), static_cast<float>(clip.value));
+    if (clip.norm > 0) {
+      squared_norm += ps::SquaredNorm(buckets_->gradients(i));
+    } else {
+      Apply(result, i);
+    }
+  }
+  if (!status.ok() || clip.norm <= 0) return status;
+  // Every rank has the same sums, so the same norm and the same factor.
+  result.gradient_norm = std::sqrt(squared_norm);
+  const float scale = ps::ClipScale(squared_norm, clip.norm);
+  for (int i = 0; i < buckets_->count(); ++i) {
+    if (scale != 1) ps::Scale(buckets_->gradients(i), scale);
+    Apply(result, i);
+  }
+  return absl::OkStatus();
+}
+
+void Trainer::Apply(const StepResult& result, int bucket) {
+  const int64_t begin = buckets_->offset(bucket);
+  const std::span<const float> gradients = buckets_->gradients(bucket);
+  const auto end = begin + static_cast<int64_t>(gradients.size());
+  const auto update = [&](int64_t offset, int64_t count) {
+    const auto size = static_cast<size_t>(count);
+    optimizer_.Update(result.position.step, result.learning_rate, offset,
+                      model_.values().subspan(static_cast<size_t>(offset), size),
+                      gradients.subspan(static_cast<size_t>(offset - begin), size));
+  };
+  if (!optimizer_.whole_pieces()) return update(begin, end - begin);
+  for (const Parameter<float>* parameter : model_.parameters()) {
+    if (parameter->offset >= begin && parameter->offset < end) {
+      update(parameter->offset, parameter->size);
+    }
+  }
 }
 
 absl::StatusOr<double> Trainer::Evaluate() {

@@ -20,16 +20,17 @@
 #include "examples/training/dataset.h"
 #include "examples/training/gradient_buckets.h"
 #include "examples/training/model.h"
-#include "examples/training/optimizer.h"
+#include "parameter_server/clip.h"
+#include "parameter_server/optimizer.h"
 #include "transport/status.h"
 
 namespace gradwire::training {
 
 struct TrainerOptions {
   int64_t batch = 64;  // samples of all ranks together, 1..size of the training set
-  double learning_rate = 0.05;
   uint64_t seed = 1;
   int64_t bucket_bytes = 64 << 10;
+  ps::ClipOptions clip;          // of the sum over the ranks
   bool check_checksums = false;  // compare all ranks' parameters after every step
 };
 
@@ -39,7 +40,9 @@ struct StepResult {
   double loss = 0;      // mean over the global batch, in nats, before the update
   int64_t correct = 0;  // samples of the global batch
   int64_t samples = 0;  // of the global batch
-  double seconds = 0;   // wall time of this rank
+  double learning_rate = 0;
+  double gradient_norm = 0;  // L2, before ClipOptions::norm; 0 when that is off
+  double seconds = 0;        // wall time of this rank
   CommunicationTime communication;
 };
 
@@ -65,7 +68,8 @@ class Trainer {
   // InvalidArgument for a batch that cannot be. The referenced objects must outlive the trainer.
   static absl::StatusOr<std::unique_ptr<Trainer>> Create(Communicator& communicator,
                                                          const Dataset& dataset,
-                                                         Model<float>& model, Optimizer& optimizer,
+                                                         Model<float>& model,
+                                                         ps::Optimizer& optimizer,
                                                          const TrainerOptions& options);
 
   // Makes every rank start where rank 0 does: its parameters, optimizer state and position.
@@ -81,9 +85,12 @@ class Trainer {
 
  private:
   Trainer(Communicator& communicator, const Dataset& dataset, Model<float>& model,
-          Optimizer& optimizer, const TrainerOptions& options);
+          ps::Optimizer& optimizer, const TrainerOptions& options);
 
   absl::StatusOr<StepResult> Step(std::span<const uint32_t> batch);
+  // Waits for the gradients and applies them, each bucket as it comes unless their norm is limited.
+  absl::Status Update(StepResult& result);
+  void Apply(const StepResult& result, int bucket);
   absl::StatusOr<double> Evaluate();
   // FailedPrecondition, with `what` and the ranks that differ from rank 0, unless all are equal.
   absl::Status CheckEqual(int64_t mine, std::string_view what);
@@ -91,7 +98,7 @@ class Trainer {
   Communicator& communicator_;
   const Dataset& dataset_;
   Model<float>& model_;
-  Optimizer& optimizer_;
+  ps::Optimizer& optimizer_;
   TrainerOptions options_;
   std::unique_ptr<GradientBuckets> buckets_;
   Position position_;

@@ -9,7 +9,6 @@
 #include "examples/training/checkpoint.h"
 #include "examples/training/checksum.h"
 #include "examples/training/dataset.h"
-#include "examples/training/optimizer.h"
 #include "examples/training/report.h"
 
 namespace gradwire::training {
@@ -18,13 +17,10 @@ absl::Status Validate(const TrainingOptions& options) {
   if (options.model.kind != "mlp" && options.model.kind != "cnn") {
     return InvalidArgument("--model {}: is none of mlp|cnn", options.model.kind);
   }
-  GW_RETURN_IF_ERROR(Optimizer::Make(options.optimizer, 0).status());
+  GW_RETURN_IF_ERROR(ps::Validate(options.optimizer));
+  GW_RETURN_IF_ERROR(ps::Validate(options.clip));
   if (options.epochs < 1) return InvalidArgument("--epochs {}: must be positive", options.epochs);
   if (options.batch < 1) return InvalidArgument("--batch {}: must be positive", options.batch);
-  if (options.learning_rate &&
-      !(std::isfinite(*options.learning_rate) && *options.learning_rate > 0)) {
-    return InvalidArgument("--lr {}: must be positive", *options.learning_rate);
-  }
   if (options.bucket_bytes < 1) {
     return InvalidArgument("--bucket-bytes {}: must be positive", options.bucket_bytes);
   }
@@ -62,19 +58,20 @@ absl::StatusOr<TrainingSummary> RunTraining(Communicator& communicator,
   GW_ASSIGN_OR_RETURN(const auto model,
                       MakeModel<float>(options.model, dataset.height, dataset.width, kClasses));
   const auto parameter_count = static_cast<int64_t>(model->values().size());
-  GW_ASSIGN_OR_RETURN(const auto optimizer, Optimizer::Make(options.optimizer, parameter_count));
+  GW_ASSIGN_OR_RETURN(const auto optimizer,
+                      ps::Optimizer::Make(options.optimizer, parameter_count));
+  const ps::OptimizerOptions& rule = optimizer->options();
   const TrainerOptions trainer_options = {.batch = options.batch,
-                                          .learning_rate = options.learning_rate.value_or(
-                                              Optimizer::DefaultLearningRate(options.optimizer)),
                                           .seed = options.seed,
                                           .bucket_bytes = options.bucket_bytes,
+                                          .clip = options.clip,
                                           .check_checksums = options.check_checksums};
   GW_ASSIGN_OR_RETURN(const auto trainer,
                       Trainer::Create(communicator, dataset, *model, *optimizer, trainer_options));
 
   const RunIdentity identity = {{"model", model->description()},
                                 {"data", dataset.name},
-                                {"optimizer", options.optimizer},
+                                {"optimizer", rule.name},
                                 {"batch", fmt::format("{}", options.batch)},
                                 {"seed", fmt::format("{}", options.seed)}};
   Position position;
@@ -87,7 +84,11 @@ absl::StatusOr<TrainingSummary> RunTraining(Communicator& communicator,
   // Everything that must be equal on all ranks for the collectives to match, not only on resuming.
   RunIdentity common = identity;
   common["epochs"] = fmt::format("{}", options.epochs);
-  common["lr"] = fmt::format("{}", trainer_options.learning_rate);
+  common["lr"] = fmt::format("{} {}", *rule.learning_rate, rule.schedule.ToString());
+  common["momentum"] = fmt::format("{}", rule.momentum);
+  common["betas"] = fmt::format("{} {} {}", rule.beta1, rule.beta2, rule.epsilon);
+  common["weight-decay"] = fmt::format("{}", rule.weight_decay);
+  common["clip"] = fmt::format("{} {}", options.clip.norm, options.clip.value);
   common["bucket-bytes"] = fmt::format("{}", options.bucket_bytes);
   common["check-checksums"] = fmt::format("{}", options.check_checksums);
   common["target-accuracy"] = fmt::format("{}", options.target_accuracy.value_or(0));
@@ -103,16 +104,17 @@ absl::StatusOr<TrainingSummary> RunTraining(Communicator& communicator,
                              model->description(), parameter_count, dataset.name,
                              dataset.train.size(), dataset.test.size()));
     report->Line(fmt::format(
-        "{} rank{}, global batch {}, {}, lr {}{}", communicator.size(),
-        communicator.size() == 1 ? "" : "s", options.batch, options.optimizer,
-        trainer_options.learning_rate,
+        "{} rank{}, global batch {}, {}, lr {}{}{}", communicator.size(),
+        communicator.size() == 1 ? "" : "s", options.batch, rule.name, *rule.learning_rate,
+        rule.schedule == ps::Schedule() ? "" : fmt::format(" {}", rule.schedule.ToString()),
         position.epoch == 0 ? "" : fmt::format("; resumed after epoch {}", position.epoch)));
   }
 
   TrainingSummary summary = {.model = model->description(),
                              .data = dataset.name,
-                             .optimizer = options.optimizer,
-                             .learning_rate = trainer_options.learning_rate,
+                             .optimizer = rule.name,
+                             .learning_rate = *rule.learning_rate,
+                             .lr_schedule = rule.schedule.ToString(),
                              .batch = options.batch,
                              .seed = options.seed,
                              .world_size = communicator.size(),
@@ -120,7 +122,7 @@ absl::StatusOr<TrainingSummary> RunTraining(Communicator& communicator,
                              .device = communicator.description()};
   const auto on_step = [&](const StepResult& step) {
     if (!leader) return;
-    report->Step(step, trainer_options.learning_rate, options.epochs, trainer->steps_per_epoch());
+    report->Step(step, options.epochs, trainer->steps_per_epoch());
   };
   const auto start = Clock::now();
   double training_seconds = 0;

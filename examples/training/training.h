@@ -17,8 +17,8 @@ namespace gradwire::training {
 struct TrainingOptions {
   std::string data = "digits";  // or a folder with IDX files
   ModelOptions model;
-  std::string optimizer = "momentum";   // sgd | momentum | adam
-  std::optional<double> learning_rate;  // empty: Optimizer::DefaultLearningRate()
+  ps::OptimizerOptions optimizer;
+  ps::ClipOptions clip;
   int64_t epochs = 30;
   int64_t batch = 64;
   uint64_t seed = 1;
@@ -40,7 +40,8 @@ struct TrainingSummary {
   std::string model;  // Model::description()
   std::string data;   // Dataset::name
   std::string optimizer;
-  double learning_rate = 0;
+  double learning_rate = 0;  // of which the schedule takes its share
+  std::string lr_schedule;   // Schedule::ToString()
   int64_t batch = 0;
   uint64_t seed = 0;
   int world_size = 0;

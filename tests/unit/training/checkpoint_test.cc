@@ -26,8 +26,8 @@ class CheckpointTest : public ::testing::Test {
   const RunIdentity identity_ = {{"model", "mlp"}, {"seed", "1"}};
   TemporaryFolder folder_;
   std::unique_ptr<Model<float>> model_ = MakeMlp(1);
-  std::unique_ptr<Optimizer> optimizer_ =
-      *Optimizer::Make("adam", static_cast<int64_t>(model_->values().size()));
+  std::unique_ptr<ps::Optimizer> optimizer_ =
+      *ps::Optimizer::Make({.name = "adam"}, static_cast<int64_t>(model_->values().size()));
 };
 
 TEST_F(CheckpointTest, RestoresAllOfIt) {
@@ -36,7 +36,8 @@ TEST_F(CheckpointTest, RestoresAllOfIt) {
   ASSERT_TRUE(Save(6, 3, *model_).ok());
 
   const auto model = MakeMlp(2);
-  auto optimizer = *Optimizer::Make("adam", static_cast<int64_t>(model_->values().size()));
+  auto optimizer =
+      *ps::Optimizer::Make({.name = "adam"}, static_cast<int64_t>(model_->values().size()));
   const auto position = LoadCheckpoint(folder_.path(), identity_, *model, *optimizer);
   ASSERT_TRUE(position.ok()) << position.status();
   EXPECT_EQ(position->step, 6);

@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 
 #include <algorithm>
+#include <cmath>
 #include <numeric>
 
 #include "examples/training/checksum.h"
@@ -17,13 +18,14 @@ using ::testing::HasSubstr;
 struct RankRun {
   absl::Status status;
   std::vector<double> losses;  // per step
+  std::vector<double> gradient_norms;
   std::vector<double> test_accuracies;
   Sha256 checksum{};
 };
 
 struct RunOptions {
   std::string model = "mlp";
-  std::string optimizer = "momentum";
+  ps::OptimizerOptions optimizer;
   TrainerOptions trainer;
   int epochs = 2;
 };
@@ -40,12 +42,15 @@ RankRun TrainRank(World& world, const RunOptions& options, const Dataset& datase
     model->Initialize(options.trainer.seed + static_cast<uint64_t>(world.rank()));
     GW_ASSIGN_OR_RETURN(
         const auto optimizer,
-        Optimizer::Make(options.optimizer, static_cast<int64_t>(model->values().size())));
+        ps::Optimizer::Make(options.optimizer, static_cast<int64_t>(model->values().size())));
     GW_ASSIGN_OR_RETURN(const auto trainer, Trainer::Create(*communicator, dataset, *model,
                                                             *optimizer, options.trainer));
     GW_RETURN_IF_ERROR(trainer->Synchronize(identity, {}));
     for (int i = 0; i < options.epochs; ++i) {
-      const auto on_step = [&](const StepResult& step) { run.losses.push_back(step.loss); };
+      const auto on_step = [&](const StepResult& step) {
+        run.losses.push_back(step.loss);
+        run.gradient_norms.push_back(step.gradient_norm);
+      };
       GW_ASSIGN_OR_RETURN(const EpochResult epoch, trainer->RunEpoch(on_step));
       run.test_accuracies.push_back(epoch.test_accuracy);
     }
@@ -122,10 +127,71 @@ TEST(TrainerTest, SameCurveForAnyNumberOfRanks) {
   }
 }
 
+// A limit that is never reached changes no bit; one that is keeps every update short, on all ranks
+// alike and however the gradient is cut into buckets.
+TEST(TrainerTest, ClipsTheNormOfTheWholeGradient) {
+  RunOptions options;
+  options.optimizer = {.name = "sgd", .learning_rate = 0.2};
+  options.epochs = 1;
+  const std::vector<RankRun> free = TrainRanks(2, options);
+  ASSERT_TRUE(free[0].status.ok()) << free[0].status;
+  EXPECT_EQ(free[0].gradient_norms[0], 0) << "nobody asked for it";
+
+  options.trainer.clip.norm = 1e6;
+  const std::vector<RankRun> loose = TrainRanks(2, options);
+  ASSERT_TRUE(loose[0].status.ok()) << loose[0].status;
+  EXPECT_EQ(loose[0].checksum, free[0].checksum);
+  const double first = loose[0].gradient_norms[0];
+  ASSERT_GT(first, 0.01);
+
+  options.trainer.clip.norm = first / 10;
+  const std::vector<RankRun> tight = TrainRanks(2, options);
+  ASSERT_TRUE(tight[0].status.ok()) << tight[0].status;
+  EXPECT_EQ(tight[0].checksum, tight[1].checksum);
+  EXPECT_NE(tight[0].checksum, free[0].checksum);
+  EXPECT_EQ(tight[0].gradient_norms[0], first) << "before clipping";
+  // The first update is a tenth as long, so the loss falls less.
+  EXPECT_GT(tight[0].losses[1], free[0].losses[1]);
+  options.trainer.bucket_bytes = 64;
+  const std::vector<RankRun> cut = TrainRanks(2, options);
+  EXPECT_NEAR(cut[0].gradient_norms[0], first, 1e-6 * first);
+  EXPECT_NEAR(cut[0].losses.back(), tight[0].losses.back(), 1e-4);
+}
+
+TEST(TrainerTest, ClipsValues) {
+  RunOptions options;
+  options.optimizer = {.name = "sgd", .learning_rate = 0.2};
+  options.epochs = 1;
+  options.trainer.clip = {.norm = 1e6, .value = 1e-4};
+  const std::vector<RankRun> runs = TrainRanks(2, options);
+  ASSERT_TRUE(runs[0].status.ok()) << runs[0].status;
+  EXPECT_EQ(runs[0].checksum, runs[1].checksum);
+  // 64 * 32 + 32 + 32 * 10 + 10 parameters, none beyond the limit.
+  for (const double norm : runs[0].gradient_norms) EXPECT_LE(norm, 1.0001e-4 * std::sqrt(2410.0));
+  EXPECT_GT(runs[0].gradient_norms[0], 5e-4) << "most of them reach it";
+}
+
+TEST(TrainerTest, EveryOptimizerLearnsAlikeOnAllRanks) {
+  for (const char* name : {"sgd", "momentum", "nesterov", "adam", "adamw", "lamb"}) {
+    RunOptions options;
+    options.optimizer.name = name;
+    options.optimizer.weight_decay = 1e-4;
+    options.optimizer.schedule = *ps::Schedule::Parse("cosine:40,warmup:5");
+    options.trainer.bucket_bytes = 1 << 20;  // one: lamb must still go tensor by tensor
+    const std::vector<RankRun> runs = TrainRanks(2, options);
+    ASSERT_TRUE(runs[0].status.ok()) << name << ": " << runs[0].status;
+    EXPECT_EQ(runs[0].checksum, runs[1].checksum) << name;
+    EXPECT_GT(runs[0].test_accuracies.back(), 0.8) << name;
+    options.trainer.bucket_bytes = 64;
+    const std::vector<RankRun> cut = TrainRanks(2, options);
+    EXPECT_EQ(cut[0].checksum, runs[0].checksum) << name << " depends on the buckets";
+  }
+}
+
 TEST(TrainerTest, BatchSmallerThanTheWorld) {
   RunOptions options;
   options.trainer.batch = 2;
-  options.trainer.learning_rate = 0.005;
+  options.optimizer.learning_rate = 0.005;
   options.epochs = 1;
   const std::vector<RankRun> alone = TrainRanks(1, options);
   const std::vector<RankRun> runs = TrainRanks(3, options);
@@ -146,7 +212,7 @@ TEST(TrainerTest, ImpossibleBatches) {
 
 TEST(TrainerTest, DivergenceStopsEveryRank) {
   RunOptions options;
-  options.trainer.learning_rate = 1e30;
+  options.optimizer.learning_rate = 1e30;
   for (const RankRun& run : TrainRanks(2, options)) {
     EXPECT_TRUE(absl::IsFailedPrecondition(run.status)) << run.status;
     EXPECT_THAT(Message(run.status),

@@ -78,12 +78,32 @@ TEST(TrainingTest, LearnsTheDigitsAndWritesItsFiles) {
   EXPECT_THAT(folder.Names(), ElementsAre("metrics.jsonl", "summary.json"));
 }
 
+TEST(TrainingTest, ReportsTheRateOfEachStep) {
+  const TemporaryFolder folder;
+  TrainingOptions options;
+  options.epochs = 1;
+  options.metrics = folder.path() / "metrics.jsonl";
+  options.summary = folder.path() / "summary.json";
+  options.optimizer.learning_rate = 0.1;
+  options.optimizer.schedule = *ps::Schedule::Parse("step:10:0.5,warmup:4");
+  options.clip.norm = 5;
+  ASSERT_TRUE(RunRanks(1, options).ok());
+  const std::vector<Json> lines = JsonLines(folder.Read("metrics.jsonl"));
+  EXPECT_DOUBLE_EQ(lines[0]["lr"], 0.025);
+  EXPECT_DOUBLE_EQ(lines[3]["lr"], 0.1);
+  EXPECT_DOUBLE_EQ(lines[13]["lr"], 0.1);
+  EXPECT_DOUBLE_EQ(lines[14]["lr"], 0.05);
+  EXPECT_GT(lines[0]["gradient_norm"], 0.0);
+  EXPECT_EQ(Json::parse(folder.Read("summary.json"))["lr_schedule"], "step:10:0.5,warmup:4");
+}
+
 TEST(TrainingTest, ResumedRunIsBitEqual) {
-  for (const char* optimizer : {"momentum", "adam"}) {
+  for (const char* optimizer : {"momentum", "adam", "lamb"}) {
     for (const int size : {1, 3}) {
       const TemporaryFolder folder;
       TrainingOptions options;
-      options.optimizer = optimizer;
+      options.optimizer.name = optimizer;
+      options.optimizer.schedule = *ps::Schedule::Parse("cosine:80,warmup:10");
       options.epochs = 4;
       const auto whole = RunRanks(size, options);
       options.epochs = 2;
@@ -130,7 +150,7 @@ TEST(TrainingTest, FailureLeavesNoHalfSummary) {
   const TemporaryFolder folder;
   TrainingOptions options;
   options.summary = folder.path() / "summary.json";
-  options.learning_rate = 1e30;
+  options.optimizer.learning_rate = 1e30;
   EXPECT_TRUE(absl::IsFailedPrecondition(RunRanks(1, options).status()));
   EXPECT_THAT(folder.Names(), IsEmpty());
   options.summary = folder.path() / "absent" / "summary.json";
@@ -154,11 +174,14 @@ TEST(TrainingTest, BadOptionsNameTheirFlag) {
     return Message(status);
   };
   EXPECT_THAT(error([](auto& o) { o.model.kind = "rnn"; }), HasSubstr("--model rnn"));
-  EXPECT_THAT(error([](auto& o) { o.optimizer = "x"; }), HasSubstr("--optimizer x"));
+  EXPECT_THAT(error([](auto& o) { o.optimizer.name = "x"; }), HasSubstr("--optimizer x"));
   EXPECT_THAT(error([](auto& o) { o.epochs = 0; }), HasSubstr("--epochs 0"));
   EXPECT_THAT(error([](auto& o) { o.batch = 0; }), HasSubstr("--batch 0"));
-  EXPECT_THAT(error([](auto& o) { o.learning_rate = -1; }), HasSubstr("--lr -1"));
-  EXPECT_THAT(error([](auto& o) { o.learning_rate = NAN; }), HasSubstr("--lr nan"));
+  EXPECT_THAT(error([](auto& o) { o.optimizer.learning_rate = -1; }), HasSubstr("--lr -1"));
+  EXPECT_THAT(error([](auto& o) { o.optimizer.learning_rate = NAN; }), HasSubstr("--lr nan"));
+  EXPECT_THAT(error([](auto& o) { o.optimizer.momentum = 1; }), HasSubstr("--momentum 1"));
+  EXPECT_THAT(error([](auto& o) { o.clip.norm = -1; }), HasSubstr("--clip-norm -1"));
+  EXPECT_THAT(error([](auto& o) { o.clip.value = NAN; }), HasSubstr("--clip-value nan"));
   EXPECT_THAT(error([](auto& o) { o.bucket_bytes = 0; }), HasSubstr("--bucket-bytes 0"));
   EXPECT_THAT(error([](auto& o) { o.keep_checkpoints = 0; }), HasSubstr("--keep-checkpoints 0"));
   EXPECT_THAT(error([](auto& o) { o.target_accuracy = 1.5; }), HasSubstr("--target-accuracy"));
