@@ -4,26 +4,24 @@
 // hand the peer this tag once the bytes are visible to it. Over RDMA that is one WRITE_WITH_IMM;
 // over TCP it is one frame whose payload the receiver reads straight into the target place.
 //
-// Flow control. Each link has `window()` slots at the receiver, each of `slot_bytes()`. A write
-// takes one credit, whether it lands in a slot or in another granted region, so a credit stands for
-// one free slot *and* one posted receive. The receiver gives it back with Release() once it has
-// consumed the arrival; credits ride on the immediate of a write in the other direction or, when
-// half the window is owed, travel alone.
+// Links. Ranks of one world open theirs by rank (OpenLink). Ends that find each other in another
+// way make theirs in two steps (PrepareLink, FinishLink) and carry what each must know of the
+// other:
 //
-// Order. Arrivals of one link are delivered in the order in which they were posted, however many
-// lanes carried them.
+//   connecting end                             accepting end
+//   PrepareLink          -- its facts -->      PrepareLink, FinishLink(kAccept)
+//   FinishLink(kConnect) <-- its facts --
 //
-// Threads. Register() and Allocate() may be called from any thread. Everything else (links, Poll,
-// Wait) belongs to one thread at a time; the caller sees to that.
+// Threads. Register(), Allocate() and Wake() may be called from any thread. Everything else (links,
+// Poll, Wait) belongs to one thread at a time; the caller sees to that.
 #pragma once
 
-#include <chrono>
 #include <cstdint>
 #include <memory>
 #include <span>
 #include <string>
 
-#include "transport/immediate.h"
+#include "transport/link.h"
 #include "transport/memory.h"
 #include "transport/settings.h"
 #include "transport/status.h"
@@ -31,90 +29,6 @@
 namespace gradwire {
 
 class World;
-class Link;
-
-using Clock = std::chrono::steady_clock;
-using Deadline = Clock::time_point;
-
-struct Completion {
-  enum class Kind : uint8_t {
-    kWritten,  // writes of ours up to and including `sequence` are done: their source may change
-    kArrived,  // a peer's write is visible in our memory
-    kCredits,  // the peer released writes of ours; link->credits() has grown
-    kClosed,   // the link has ended; link->status() says why. Told once, after all arrivals
-  };
-  Kind kind = Kind::kWritten;
-  uint32_t tag = 0;       // kArrived: the writer's tag
-  uint32_t length = 0;    // kArrived: bytes written, 0 included
-  uint64_t sequence = 0;  // the write's number on its link, from 0, counted per direction
-  Link* link = nullptr;
-};
-
-// Our connection to one peer. Made by Transport::OpenLink and owned by the transport.
-class Link {
- public:
-  virtual ~Link() = default;
-
-  int peer() const { return peer_; }
-  // OK while the link stands; then why it ended. A peer that finished first closes its links, so
-  // an end matters only to who still needs the peer.
-  const absl::Status& status() const { return status_; }
-  // Slots at each receiver = writes that may be on their way at once.
-  int window() const { return window_; }
-  // Bytes of a slot, and the most that one write may carry.
-  size_t slot_bytes() const { return slot_bytes_; }
-  // Writes that may be posted now: window() less those not yet released by the peer.
-  int credits() const { return credits_; }
-  // Number of the next write; also the count of writes posted so far.
-  uint64_t next_sequence() const { return next_sequence_; }
-  // Writes whose source may be changed again: all with a number below this.
-  uint64_t written() const { return written_; }
-
-  // What the peer granted, mapped where the transport can do that: on the same host, for memory
-  // that came from Allocate. The mapping holds while the peer keeps the region.
-  virtual RemoteRegion Map(const MemoryGrant& grant) { return RemoteRegion(grant); }
-  // Whether memory that the peer allocates can be mapped here.
-  bool maps() const { return maps_; }
-
-  // The peer's slot for the next write, cut to `length` <= slot_bytes().
-  RemoteSpan NextSlot(size_t length) const {
-    const uint64_t index = next_sequence_ % static_cast<uint64_t>(window_);
-    return RemoteSpan{slots_at_peer_.address + index * slot_bytes_, slots_at_peer_.key, length};
-  }
-
-  // Posts one write. `from.length` equals `to.length` and is at most slot_bytes(). The source must
-  // not change until written() passes this write's number. It starts at once or, when the
-  // transport chains posts, at the next Poll, Wait or Flush.
-  // ResourceExhausted without a credit; InvalidArgument on bad lengths or tag.
-  virtual absl::Status Write(const RegionSpan& from, const RemoteSpan& to, uint32_t tag) = 0;
-
-  // Asks that written() comes to cover every write posted so far even when none follows. Without
-  // it a transport that reports only every so many writes may leave the last ones open. Costs least
-  // right after the last write of a burst.
-  virtual absl::Status Settle() = 0;
-
-  // Where an arrival that was written to a slot lies, until it is released.
-  ConstBytes Slot(const Completion& arrival) const {
-    const uint64_t index = arrival.sequence % static_cast<uint64_t>(window_);
-    return ConstBytes(slots_.data() + index * slot_bytes_, arrival.length);
-  }
-
-  // Gives `count` consumed arrivals back to the peer, oldest first. Call it before the write that
-  // answers them, and the credits travel with that.
-  virtual absl::Status Release(int count) = 0;
-
- protected:
-  int peer_ = -1;
-  absl::Status status_;
-  int window_ = 0;
-  int credits_ = 0;
-  size_t slot_bytes_ = 0;
-  uint64_t next_sequence_ = 0;
-  uint64_t written_ = 0;
-  Bytes slots_;
-  MemoryGrant slots_at_peer_;
-  bool maps_ = false;
-};
 
 // Bytes and operating-system work since the transport was made; for reports, not for control.
 struct TransportCounters {
@@ -149,13 +63,33 @@ class Transport {
   // the other does: ranks that open several must do so in an order without a cycle.
   virtual absl::StatusOr<Link*> OpenLink(int peer, Deadline deadline) = 0;
 
+  // Makes this end of a link to a peer that the caller finds by itself. `peer` is a label that
+  // Link::peer() returns; several links may have the same. `who` describes the peer in messages.
+  virtual absl::StatusOr<std::unique_ptr<LinkEnd>> PrepareLink(int peer, std::string who,
+                                                               const LinkOptions& options) = 0;
+  // Connects it with what the peer's PrepareLink gave. The accepting end goes first and does not
+  // block; it must not write before the first arrival from the peer, since a write that is posted
+  // earlier may be refused or lost. The connecting end may block until `deadline` and may write as
+  // soon as this returns. Facts that do not fit are an error which names the peer.
+  virtual absl::StatusOr<Link*> FinishLink(std::unique_ptr<LinkEnd> end,
+                                           const ConnectionFacts& theirs, Role role,
+                                           Deadline deadline) = 0;
+  // Ends a link, however it was opened, and frees it: no completion names it any more, the peer
+  // cannot write into our memory over it, and the pointer is dead. Never call it while completions
+  // of the link that Poll or Wait returned are still to be looked at. What was written may not
+  // arrive unless written() covers it after Settle(). The peer sees kClosed, over RDMA possibly not
+  // before its next write. Takes about a millisecond at most, for a peer that does not answer.
+  virtual void CloseLink(Link* link) = 0;
+
   // Puts posted writes on their way without looking for completions.
   virtual absl::Status Flush() = 0;
   // Fills `out` with what has finished, without blocking; returns how many.
   virtual absl::StatusOr<int> Poll(std::span<Completion> out) = 0;
-  // As Poll, but blocks until something finished. DeadlineExceeded at `deadline`; Aborted as soon
-  // as the world has failed or wants a diagnosis.
+  // As Poll, but blocks until something finished or Wake() was called; 0 only for the latter.
+  // DeadlineExceeded at `deadline`; Aborted as soon as the world has failed or wants a diagnosis.
   virtual absl::StatusOr<int> Wait(std::span<Completion> out, Deadline deadline) = 0;
+  // From any thread: makes the Wait that blocks, or else the next one, return without a completion.
+  virtual void Wake() = 0;
 
   virtual TransportCounters counters() const = 0;
 };

@@ -1,9 +1,10 @@
+#include "transport/bootstrap/facts.h"
+
 #include <algorithm>
 
 #include "gradwire/v1/facts.pb.h"
-#include "transport/bootstrap/facts_internal.h"
 
-namespace gradwire::internal {
+namespace gradwire {
 namespace {
 
 constexpr uint32_t kMax24Bits = (1u << 24) - 1;
@@ -36,6 +37,7 @@ std::string SerializeFacts(const ConnectionFacts& facts) {
   message.set_window(facts.window);
   message.set_slot_bytes(facts.slot_bytes);
   message.set_lanes(facts.lanes);
+  message.set_link(facts.link);
   return message.SerializeAsString();
 }
 
@@ -74,7 +76,8 @@ absl::StatusOr<ConnectionFacts> ParseFacts(const std::string& bytes) {
   facts.window = message.window();
   facts.slot_bytes = message.slot_bytes();
   facts.lanes = message.lanes();
+  facts.link = message.link();
   return facts;
 }
 
-}  // namespace gradwire::internal
+}  // namespace gradwire

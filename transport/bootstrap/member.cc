@@ -12,7 +12,7 @@
 #include <utility>
 
 #include "gradwire/v1/rendezvous.grpc.pb.h"
-#include "transport/bootstrap/facts_internal.h"
+#include "transport/bootstrap/facts.h"
 #include "transport/bootstrap/limits_internal.h"
 #include "transport/bootstrap/member_internal.h"
 

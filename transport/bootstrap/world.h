@@ -8,7 +8,6 @@
 // Threads. All methods may be called from any thread.
 #pragma once
 
-#include <array>
 #include <chrono>
 #include <cstdint>
 #include <memory>
@@ -17,33 +16,11 @@
 #include <vector>
 
 #include "transport/bootstrap/launcher.h"
-#include "transport/memory.h"
+#include "transport/connection_facts.h"
 #include "transport/settings.h"
 #include "transport/status.h"
 
 namespace gradwire {
-
-// What one rank tells the others so that links can be made. Every field is checked by its reader.
-struct TcpEndpoint {
-  std::string address;  // numeric IPv4 or IPv6
-  uint16_t port = 0;
-};
-struct QueuePairEndpoint {
-  uint32_t qp_number = 0;            // 24 bits
-  uint32_t psn = 0;                  // 24 bits
-  std::array<uint8_t, 16> gid = {};  // network order
-  uint16_t lid = 0;
-  uint32_t path_mtu = 0;  // bytes
-};
-struct ConnectionFacts {
-  std::string secret;  // random bytes for the authentication of links
-  std::vector<TcpEndpoint> endpoints;
-  std::vector<QueuePairEndpoint> queue_pairs;
-  std::vector<MemoryGrant> grants;
-  int32_t window = 0;  // slots per link
-  int64_t slot_bytes = 0;
-  int32_t lanes = 0;
-};
 
 // A rank as the others see it.
 struct PeerInfo {

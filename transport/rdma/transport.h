@@ -37,6 +37,16 @@ class RdmaTransport : public Transport {
   absl::StatusOr<Region> Register(Bytes bytes, Access access) override;
   absl::StatusOr<Region> Allocate(size_t bytes, Access access) override;
   absl::StatusOr<Link*> OpenLink(int peer, Deadline deadline) override;
+  absl::StatusOr<std::unique_ptr<LinkEnd>> PrepareLink(int, std::string,
+                                                       const LinkOptions&) override {
+    return absl::UnimplementedError("PrepareLink");
+  }
+  absl::StatusOr<Link*> FinishLink(std::unique_ptr<LinkEnd>, const ConnectionFacts&, Role,
+                                   Deadline) override {
+    return absl::UnimplementedError("FinishLink");
+  }
+  void CloseLink(Link*) override {}
+  void Wake() override {}
   absl::Status Flush() override;
   absl::StatusOr<int> Poll(std::span<Completion> out) override;
   absl::StatusOr<int> Wait(std::span<Completion> out, Deadline deadline) override;
