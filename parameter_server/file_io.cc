@@ -1,6 +1,7 @@
 #include "parameter_server/file_io.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
 
@@ -35,6 +36,44 @@ absl::StatusOr<std::vector<uint8_t>> ReadFile(const std::filesystem::path& path,
                          size);
   }
   return bytes;
+}
+
+absl::StatusOr<InputFile> InputFile::Open(const std::filesystem::path& path) {
+  // Not blocking, for a pipe without a writer.
+  const int fd = open(path.c_str(), O_RDONLY | O_CLOEXEC | O_NONBLOCK);
+  if (fd < 0) return ErrnoError(errno, "{}: cannot open", path.string());
+  InputFile file(path.string(), fd, 0);
+  struct stat status {};
+  if (fstat(fd, &status) != 0) return ErrnoError(errno, "{}: cannot tell the size", path.string());
+  if (!S_ISREG(status.st_mode)) return InvalidArgument("{}: not a regular file", path.string());
+  file.size_ = static_cast<uint64_t>(status.st_size);
+  return file;
+}
+
+InputFile::InputFile(InputFile&& other) noexcept
+    : path_(std::move(other.path_)), fd_(std::exchange(other.fd_, -1)), size_(other.size_) {}
+
+InputFile& InputFile::operator=(InputFile&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(fd_, other.fd_);
+  std::swap(size_, other.size_);
+  return *this;
+}
+
+InputFile::~InputFile() {
+  if (fd_ >= 0) close(fd_);
+}
+
+absl::Status InputFile::Read(uint64_t offset, Bytes bytes) const {
+  while (!bytes.empty()) {
+    const ssize_t got = pread(fd_, bytes.data(), bytes.size(), static_cast<off_t>(offset));
+    if (got < 0 && errno == EINTR) continue;
+    if (got < 0) return ErrnoError(errno, "{}: cannot read at offset {}", path_, offset);
+    if (got == 0) return ProtocolError("{}: ends early, at offset {}", path_, offset);
+    offset += static_cast<uint64_t>(got);
+    bytes = bytes.subspan(static_cast<size_t>(got));
+  }
+  return absl::OkStatus();
 }
 
 bool IsGzip(std::span<const uint8_t> bytes) {

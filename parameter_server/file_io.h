@@ -1,4 +1,4 @@
-// Whole files in, whole files out.
+// Whole files in, parts of files in, whole files out.
 #pragma once
 
 #include <cstddef>
@@ -7,6 +7,7 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <utility>
 #include <vector>
 
 #include "transport/memory.h"
@@ -16,6 +17,29 @@ namespace gradwire::ps {
 
 // The file's bytes. NotFound when it is missing, DataLoss above `limit` bytes.
 absl::StatusOr<std::vector<uint8_t>> ReadFile(const std::filesystem::path& path, uint64_t limit);
+
+// A file of which parts are read.
+class InputFile {
+ public:
+  // NotFound when it is missing, InvalidArgument for what is no regular file.
+  static absl::StatusOr<InputFile> Open(const std::filesystem::path& path);
+  InputFile(InputFile&& other) noexcept;
+  InputFile& operator=(InputFile&& other) noexcept;
+  ~InputFile();
+
+  const std::string& path() const { return path_; }
+  uint64_t size() const { return size_; }  // bytes, as it was when opened
+  // Fills `bytes` from `offset` on; DataLoss when the file ends before.
+  absl::Status Read(uint64_t offset, Bytes bytes) const;
+
+ private:
+  InputFile(std::string path, int fd, uint64_t size)
+      : path_(std::move(path)), fd_(fd), size_(size) {}
+
+  std::string path_;
+  int fd_ = -1;
+  uint64_t size_ = 0;
+};
 
 // True for what starts like a gzip member (RFC 1952).
 bool IsGzip(std::span<const uint8_t> bytes);

@@ -1,10 +1,10 @@
 #include "parameter_server/safetensors.h"
 
 #include <fmt/ranges.h>
+#include <zlib.h>
 
 #include <algorithm>
 #include <bit>
-#include <cstring>
 #include <nlohmann/json.hpp>
 #include <set>
 #include <utility>
@@ -18,7 +18,6 @@ static_assert(std::endian::native == std::endian::little, "tensors are written a
 
 using Json = nlohmann::ordered_json;
 
-constexpr uint64_t kMaxFileBytes = uint64_t{4} << 30;
 constexpr uint64_t kMaxHeaderBytes = 100'000'000;  // the format's own bound
 constexpr uint64_t kLengthBytes = 8;
 constexpr std::string_view kMetadata = "__metadata__";
@@ -73,22 +72,25 @@ absl::Status WriteSafetensors(const std::filesystem::path& path,
 }
 
 absl::StatusOr<SafetensorsFile> SafetensorsFile::Read(const std::filesystem::path& path) {
-  SafetensorsFile file;
-  file.path_ = path.string();
-  GW_ASSIGN_OR_RETURN(file.bytes_, ReadFile(path, kMaxFileBytes));
-  const uint64_t size = file.bytes_.size();
+  GW_ASSIGN_OR_RETURN(InputFile input, InputFile::Open(path));
+  SafetensorsFile file(std::move(input));
+  const uint64_t size = file.size();
   if (size < kLengthBytes) {
-    return ProtocolError("{}: {} bytes are too few for a safetensors file", file.path_, size);
+    return ProtocolError("{}: {} bytes are too few for a safetensors file", file.path(), size);
   }
   uint64_t length = 0;
-  std::memcpy(&length, file.bytes_.data(), kLengthBytes);
+  GW_RETURN_IF_ERROR(file.file_.Read(0, std::as_writable_bytes(std::span(&length, 1))));
   if (length > kMaxHeaderBytes || length > size - kLengthBytes) {
-    return ProtocolError("{}: header of {} bytes at offset 0 in a file of {}", file.path_, length,
+    return ProtocolError("{}: header of {} bytes at offset 0 in a file of {}", file.path(), length,
                          size);
   }
   file.data_begin_ = kLengthBytes + length;
-  const auto* text = reinterpret_cast<const char*>(file.bytes_.data()) + kLengthBytes;
-  GW_RETURN_IF_ERROR(file.ParseHeader(std::string_view(text, length)));
+  std::string header(length, '\0');
+  GW_RETURN_IF_ERROR(file.file_.Read(kLengthBytes, std::as_writable_bytes(std::span(header))));
+  const uLong crc = crc32_z(0, reinterpret_cast<const Bytef*>(&length), kLengthBytes);
+  file.header_crc32_ = static_cast<uint32_t>(
+      crc32_z(crc, reinterpret_cast<const Bytef*>(header.data()), header.size()));
+  GW_RETURN_IF_ERROR(file.ParseHeader(header));
   GW_RETURN_IF_ERROR(file.CheckLayout());
   return file;
 }
@@ -105,16 +107,16 @@ absl::Status SafetensorsFile::ParseHeader(std::string_view header) {
   };
   const Json json = Json::parse(header, remember_names, /*allow_exceptions=*/false);
   if (!header.starts_with('{') || json.is_discarded() || !json.is_object()) {
-    return ProtocolError("{}: the header at offset {} is not a JSON object", path_, kLengthBytes);
+    return ProtocolError("{}: the header at offset {} is not a JSON object", path(), kLengthBytes);
   }
-  if (!twice.empty()) return ProtocolError("{}: tensor '{}' appears twice", path_, twice);
+  if (!twice.empty()) return ProtocolError("{}: tensor '{}' appears twice", path(), twice);
 
   for (const auto& [name, entry] : json.items()) {
-    if (!entry.is_object()) return ProtocolError("{}: '{}' is not an object", path_, name);
+    if (!entry.is_object()) return ProtocolError("{}: '{}' is not an object", path(), name);
     if (name == kMetadata) {
       for (const auto& [key, value] : entry.items()) {
         if (!value.is_string()) {
-          return ProtocolError("{}: metadata '{}' is not a string", path_, key);
+          return ProtocolError("{}: metadata '{}' is not a string", path(), key);
         }
         metadata_[key] = value.get<std::string>();
       }
@@ -128,7 +130,7 @@ absl::Status SafetensorsFile::ParseHeader(std::string_view header) {
     if (dtype == entry.end() || !dtype->is_string() || shape == entry.end() ||
         !ReadNumbers(*shape, tensor.shape) || data_offsets == entry.end() ||
         !ReadNumbers(*data_offsets, offsets) || offsets.size() != 2) {
-      return ProtocolError("{}: tensor '{}' lacks a proper dtype, shape or data_offsets", path_,
+      return ProtocolError("{}: tensor '{}' lacks a proper dtype, shape or data_offsets", path(),
                            name);
     }
     tensor.dtype = dtype->get<std::string>();
@@ -140,24 +142,24 @@ absl::Status SafetensorsFile::ParseHeader(std::string_view header) {
 }
 
 absl::Status SafetensorsFile::CheckLayout() const {
-  const uint64_t data_bytes = bytes_.size() - data_begin_;
+  const uint64_t data_bytes = size() - data_begin_;
   std::vector<std::pair<const std::string*, const Tensor*>> by_offset;
   for (const auto& [name, tensor] : tensors_) {
     uint64_t expected = ElementBytes(tensor.dtype);
     if (expected == 0) {
-      return ProtocolError("{}: tensor '{}' has the unknown type {}", path_, name, tensor.dtype);
+      return ProtocolError("{}: tensor '{}' has the unknown type {}", path(), name, tensor.dtype);
     }
     for (const int64_t side : tensor.shape) {
       if (__builtin_mul_overflow(expected, static_cast<uint64_t>(side), &expected)) {
-        return ProtocolError("{}: the shape of tensor '{}' overflows", path_, name);
+        return ProtocolError("{}: the shape of tensor '{}' overflows", path(), name);
       }
     }
     if (tensor.begin > tensor.end || tensor.end > data_bytes) {
-      return ProtocolError("{}: tensor '{}' at [{}, {}) leaves the {} bytes of data", path_, name,
+      return ProtocolError("{}: tensor '{}' at [{}, {}) leaves the {} bytes of data", path(), name,
                            tensor.begin, tensor.end, data_bytes);
     }
     if (tensor.end - tensor.begin != expected) {
-      return ProtocolError("{}: tensor '{}' has {} bytes, its shape [{}] of {} needs {}", path_,
+      return ProtocolError("{}: tensor '{}' has {} bytes, its shape [{}] of {} needs {}", path(),
                            name, tensor.end - tensor.begin, fmt::join(tensor.shape, ", "),
                            tensor.dtype, expected);
     }
@@ -169,13 +171,13 @@ absl::Status SafetensorsFile::CheckLayout() const {
   uint64_t filled = 0;
   for (const auto& [name, tensor] : by_offset) {
     if (tensor->begin != filled) {
-      return ProtocolError("{}: tensor '{}' {} at offset {} of the data", path_, *name,
+      return ProtocolError("{}: tensor '{}' {} at offset {} of the data", path(), *name,
                            tensor->begin < filled ? "overlaps another" : "leaves a gap", filled);
     }
     filled = tensor->end;
   }
   if (filled != data_bytes) {
-    return ProtocolError("{}: {} bytes of data, the tensors fill {}", path_, data_bytes, filled);
+    return ProtocolError("{}: {} bytes of data, the tensors fill {}", path(), data_bytes, filled);
   }
   return absl::OkStatus();
 }
@@ -186,20 +188,45 @@ std::vector<std::string> SafetensorsFile::names() const {
   return names;
 }
 
-absl::Status SafetensorsFile::Load(const std::string& name, const std::vector<int64_t>& shape,
-                                   std::span<float> values) const {
+absl::Status SafetensorsFile::Check(const std::string& name,
+                                    const std::vector<int64_t>& shape) const {
   const auto found = tensors_.find(name);
   if (found == tensors_.end()) {
-    return MakeError(absl::StatusCode::kNotFound, "{}: no tensor '{}'", path_, name);
+    return MakeError(absl::StatusCode::kNotFound, "{}: no tensor '{}'", path(), name);
   }
   const Tensor& tensor = found->second;
-  if (tensor.dtype != "F32" || tensor.shape != shape ||
-      tensor.end - tensor.begin != values.size_bytes()) {
-    return FailedPrecondition("{}: tensor '{}' is {} [{}], wanted F32 [{}]", path_, name,
+  if (tensor.dtype != "F32" || tensor.shape != shape) {
+    return FailedPrecondition("{}: tensor '{}' is {} [{}], wanted F32 [{}]", path(), name,
                               tensor.dtype, fmt::join(tensor.shape, ", "), fmt::join(shape, ", "));
   }
-  std::memcpy(values.data(), bytes_.data() + data_begin_ + tensor.begin, values.size_bytes());
   return absl::OkStatus();
+}
+
+absl::Status SafetensorsFile::Load(const std::string& name, const std::vector<int64_t>& shape,
+                                   std::span<float> values) const {
+  GW_RETURN_IF_ERROR(Check(name, shape));
+  const Tensor& tensor = tensors_.at(name);
+  if (tensor.end - tensor.begin != values.size_bytes()) {
+    return InvalidArgument("{}: tensor '{}' has {} bytes, {} are wanted", path(), name,
+                           tensor.end - tensor.begin, values.size_bytes());
+  }
+  return LoadRange(name, 0, values);
+}
+
+absl::Status SafetensorsFile::LoadRange(const std::string& name, int64_t begin,
+                                        std::span<float> values) const {
+  const auto found = tensors_.find(name);
+  if (found == tensors_.end()) {
+    return MakeError(absl::StatusCode::kNotFound, "{}: no tensor '{}'", path(), name);
+  }
+  const uint64_t elements = (found->second.end - found->second.begin) / sizeof(float);
+  const auto first = static_cast<uint64_t>(begin);
+  if (begin < 0 || first > elements || values.size() > elements - first) {
+    return MakeError(absl::StatusCode::kOutOfRange, "{}: [{}, {}) leaves the {} of tensor '{}'",
+                     path(), begin, first + values.size(), elements, name);
+  }
+  return file_.Read(data_begin_ + found->second.begin + first * sizeof(float),
+                    std::as_writable_bytes(values));
 }
 
 }  // namespace gradwire::ps

@@ -10,6 +10,7 @@
 #include <string>
 #include <vector>
 
+#include "parameter_server/file_io.h"
 #include "transport/status.h"
 
 namespace gradwire::ps {
@@ -26,7 +27,8 @@ absl::Status WriteSafetensors(const std::filesystem::path& path,
                               const std::vector<TensorToSave>& tensors,
                               const std::map<std::string, std::string>& metadata);
 
-// A whole file in memory, every length and offset of it checked.
+// A file of which the header is in memory, every length and offset of it checked; tensors are read
+// when asked for.
 class SafetensorsFile {
  public:
   // NotFound without the file; DataLoss, with what and where, unless the header is valid JSON with
@@ -35,12 +37,21 @@ class SafetensorsFile {
   static absl::StatusOr<SafetensorsFile> Read(const std::filesystem::path& path);
 
   const std::map<std::string, std::string>& metadata() const { return metadata_; }
+  const std::string& path() const { return file_.path(); }
+  uint64_t size() const { return file_.size(); }  // bytes
+  // Of everything before the tensors.
+  uint32_t header_crc32() const { return header_crc32_; }
   std::vector<std::string> names() const;
   // Copies a float32 tensor. NotFound without it; FailedPrecondition for another type or shape.
   absl::Status Load(const std::string& name, const std::vector<int64_t>& shape,
                     std::span<float> values) const;
+  // Like Load(), for elements from `begin` on of a tensor that was found to be float32.
+  absl::Status LoadRange(const std::string& name, int64_t begin, std::span<float> values) const;
+  // OK for a float32 tensor of this shape, else as Load().
+  absl::Status Check(const std::string& name, const std::vector<int64_t>& shape) const;
 
  private:
+  explicit SafetensorsFile(InputFile file) : file_(std::move(file)) {}
   struct Tensor {
     std::string dtype;
     std::vector<int64_t> shape;
@@ -50,8 +61,8 @@ class SafetensorsFile {
   absl::Status ParseHeader(std::string_view header);
   absl::Status CheckLayout() const;
 
-  std::string path_;
-  std::vector<uint8_t> bytes_;
+  InputFile file_;
+  uint32_t header_crc32_ = 0;
   uint64_t data_begin_ = 0;
   std::map<std::string, std::string> metadata_;
   std::map<std::string, Tensor> tensors_;
