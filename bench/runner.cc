@@ -5,6 +5,7 @@
 #include <memory>
 #include <new>
 #include <numeric>
+#include <optional>
 #include <span>
 
 #include "bench/resources.h"
@@ -191,7 +192,8 @@ std::vector<int> RootsOf(const CollectiveInfo& collective, const Options& option
 // The ranks of a communicator as the sampling method sees them.
 class CommunicatorGroup : public Group {
  public:
-  explicit CommunicatorGroup(Communicator& communicator) : communicator_(communicator) {}
+  CommunicatorGroup(Communicator& communicator, bool registered)
+      : communicator_(communicator), registered_(registered) {}
   int rank() const override { return communicator_.rank(); }
   int size() const override { return communicator_.size(); }
   absl::Status AllReduce(float* data, size_t count) override {
@@ -201,9 +203,15 @@ class CommunicatorGroup : public Group {
   absl::Status Max(std::vector<double>& values) override {
     return communicator_.AllReduce(values, ReduceOp::kMax);
   }
+  absl::StatusOr<std::byte*> Allocate(size_t bytes) override {
+    GW_ASSIGN_OR_RETURN(buffer_, Buffer::Make(communicator_, bytes, registered_));
+    return buffer_->data();
+  }
 
  private:
   Communicator& communicator_;
+  const bool registered_;
+  std::optional<Buffer> buffer_;
 };
 
 }  // namespace
@@ -254,7 +262,7 @@ absl::StatusOr<int64_t> RunSamples(Communicator& communicator, const Options& op
   SamplingOptions sampling = options.sampling;
   sampling.transport = communicator.transport_name();
   GW_ASSIGN_OR_RETURN(sampling.sizes, SizesOf(options));
-  CommunicatorGroup group(communicator);
+  CommunicatorGroup group(communicator, options.registered);
   return Sample(group, sampling, print);
 }
 

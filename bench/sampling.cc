@@ -17,33 +17,22 @@ namespace {
 constexpr int64_t kHuge = 256 << 20;  // bytes from which fewer calls must do
 constexpr size_t kPage = 4096;
 
-struct FreePages {
-  void operator()(float* pages) const { ::operator delete[](pages, std::align_val_t{kPage}); }
-};
-
 // One size, on one rank.
 class Sampler {
  public:
-  Sampler(Group& group, const SamplingOptions& options, int64_t bytes, const Pattern& pattern)
+  Sampler(Group& group, const SamplingOptions& options, int64_t bytes, const Pattern& pattern,
+          float* tensor)
       : group_(group),
         options_(options),
         pattern_(pattern),
         huge_(bytes >= kHuge),
-        count_(static_cast<size_t>(bytes) / sizeof(float)) {}
+        count_(static_cast<size_t>(bytes) / sizeof(float)),
+        tensor_(tensor) {}
 
   absl::StatusOr<std::string> Run() {
-    // Never empty, so that a size below one element still has a place.
-    const size_t bytes = (count_ * sizeof(float) / kPage + 1) * kPage;
-    tensor_.reset(static_cast<float*>(
-        static_cast<void*>(new (std::align_val_t{kPage}, std::nothrow) std::byte[bytes])));
-    if (tensor_ == nullptr) {
-      return MakeError(absl::StatusCode::kResourceExhausted,
-                       "no memory for a tensor of {} bytes on this rank; measure smaller sizes",
-                       bytes);
-    }
     GW_RETURN_IF_ERROR(Check());
     // Zeros stay zeros when they are summed in place again and again; all pages are resident.
-    std::memset(tensor_.get(), 0, bytes);
+    std::memset(tensor_, 0, count_ * sizeof(float));
     GW_ASSIGN_OR_RETURN(const int iterations, WarmUp());
     GW_RETURN_IF_ERROR(Measure(iterations));
     GW_RETURN_IF_ERROR(Check());
@@ -61,10 +50,10 @@ class Sampler {
   }
 
   absl::Status Check() {
-    pattern_.Fill(TensorView(tensor_.get(), count_, DataType::kFloat32), group_.rank(), 0);
-    GW_RETURN_IF_ERROR(group_.AllReduce(tensor_.get(), count_));
+    pattern_.Fill(TensorView(tensor_, count_, DataType::kFloat32), group_.rank(), 0);
+    GW_RETURN_IF_ERROR(group_.AllReduce(tensor_, count_));
     std::vector<double> wrong = {static_cast<double>(
-        pattern_.CountUnreduced(ConstTensorView(tensor_.get(), count_, DataType::kFloat32), 0))};
+        pattern_.CountUnreduced(ConstTensorView(tensor_, count_, DataType::kFloat32), 0))};
     GW_RETURN_IF_ERROR(group_.Max(wrong));
     wrong_ += static_cast<int64_t>(wrong[0]);
     return absl::OkStatus();
@@ -79,7 +68,7 @@ class Sampler {
     while (calls < at_least || (calls < 50 && spent < 0.1 * options_.budget * 1e6)) {
       GW_RETURN_IF_ERROR(group_.Barrier());
       const double start = Now();
-      GW_RETURN_IF_ERROR(group_.AllReduce(tensor_.get(), count_));
+      GW_RETURN_IF_ERROR(group_.AllReduce(tensor_, count_));
       std::vector<double> took = {Now() - start};
       GW_RETURN_IF_ERROR(group_.Max(took));
       spent += took[0];
@@ -98,7 +87,7 @@ class Sampler {
     for (size_t i = 0; i < durations_.size(); ++i) {
       GW_RETURN_IF_ERROR(group_.Barrier());
       starts_[i] = Now();
-      GW_RETURN_IF_ERROR(group_.AllReduce(tensor_.get(), count_));
+      GW_RETURN_IF_ERROR(group_.AllReduce(tensor_, count_));
       ends_[i] = Now();
       durations_[i] = ends_[i] - starts_[i];
     }
@@ -125,7 +114,7 @@ class Sampler {
   const Pattern& pattern_;
   const bool huge_;
   const size_t count_;
-  std::unique_ptr<float[], FreePages> tensor_;
+  float* const tensor_;
   int64_t wrong_ = 0;
   std::vector<double> durations_;  // microseconds, largest of all ranks after Measure
   std::vector<double> starts_;
@@ -133,6 +122,20 @@ class Sampler {
 };
 
 }  // namespace
+
+void Group::FreePages::operator()(std::byte* pages) const {
+  ::operator delete[](pages, std::align_val_t{kPage});
+}
+
+absl::StatusOr<std::byte*> Group::Allocate(size_t bytes) {
+  pages_.reset(new (std::align_val_t{kPage}, std::nothrow) std::byte[bytes]);
+  if (pages_ == nullptr) {
+    return MakeError(absl::StatusCode::kResourceExhausted,
+                     "no memory for a tensor of {} bytes on this rank; measure smaller sizes",
+                     bytes);
+  }
+  return pages_.get();
+}
 
 std::string SamplingHeader() {
   return "peer,transport,ranks,bytes,median_us,min_us,p99_us,algbw_GBs,busbw_GBs,mode,iters,bad,"
@@ -143,9 +146,15 @@ absl::StatusOr<int64_t> Sample(Group& group, const SamplingOptions& options,
                                const std::function<void(const std::string&)>& print) {
   GW_ASSIGN_OR_RETURN(const Pattern pattern,
                       Pattern::Make(DataType::kFloat32, ReduceOp::kSum, group.size()));
+  if (options.sizes.empty()) return 0;
+  // Never empty, so that a size below one element still has a place.
+  const int64_t largest = *std::max_element(options.sizes.begin(), options.sizes.end());
+  const size_t place = (static_cast<size_t>(largest) / kPage + 1) * kPage;
+  GW_ASSIGN_OR_RETURN(std::byte* const memory, group.Allocate(place));
   int64_t wrong = 0;
   for (const int64_t bytes : options.sizes) {
-    Sampler sampler(group, options, bytes, pattern);
+    Sampler sampler(group, options, bytes, pattern,
+                    static_cast<float*>(static_cast<void*>(memory)));
     GW_ASSIGN_OR_RETURN(const std::string row, sampler.Run());
     wrong += sampler.wrong();
     if (group.rank() == 0) print(row);

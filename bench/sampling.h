@@ -6,6 +6,7 @@
 #include <cstddef>
 #include <cstdint>
 #include <functional>
+#include <memory>
 #include <string>
 #include <vector>
 
@@ -24,6 +25,15 @@ class Group {
   virtual absl::Status Barrier() = 0;
   // Each value becomes the largest of all ranks; not timed.
   virtual absl::Status Max(std::vector<double>& values) = 0;
+  // The place of the tensors that are measured, on a page; called once, it lasts as long as the
+  // group. Ordinary memory, unless a library has a kind of its own for tensors.
+  virtual absl::StatusOr<std::byte*> Allocate(size_t bytes);
+
+ private:
+  struct FreePages {
+    void operator()(std::byte* pages) const;
+  };
+  std::unique_ptr<std::byte[], FreePages> pages_;
 };
 
 struct SamplingOptions {

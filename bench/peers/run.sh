@@ -1,7 +1,8 @@
 #!/bin/bash
 # Gradwire's all-reduce beside Open MPI's, MPICH's and Gloo's on this machine, interleaved: each
 # round starts every library once. Over TCP on the loopback device, and those whose names say so
-# over shared memory or over urxe. Prints a table; docs/bench.md says how to read it.
+# over shared memory or over urxe. Gradwire's tensors lie where those of a training do, in memory from
+# its allocator; the others bring their own. Prints a table; docs/bench.md says how to read it.
 #
 #   bench/peers/run.sh [options]
 #     --install         install the packages of the other libraries first (packages.txt)
@@ -15,7 +16,7 @@
 #     --rounds N        default 3
 #     --budget S        timed seconds per launch and size (default 0.3)
 #     --time-limit S    of one launch (default 120)
-#     --flags TEXT      further flags for gradwire bench allreduce
+#     --flags TEXT      further flags for gradwire bench allreduce, such as "-R 0": ordinary memory
 #     --no-build        measure what is built already
 set -u -o pipefail
 here=$(CDPATH='' cd -- "$(dirname -- "$0")" && pwd)
@@ -74,6 +75,7 @@ command_for() {
       [ "$1" != gradwire ] || transport=(--transport tcp) path=auto
       command=(env "URXE_PATH=$path" "$build/bin/gradwire" launch -n "$2" --bind "$bind" --
         "$build/bin/gradwire" bench allreduce "${transport[@]}" --csv --peer "$1" --rep "$round")
+      [[ " $flags" == *' -R '* ]] || command+=(-R 1)
       # shellcheck disable=SC2206  # flags are split on purpose
       command+=($flags)
       [ -x "$build/bin/gradwire" ] ;;

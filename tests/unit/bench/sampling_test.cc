@@ -17,6 +17,8 @@ class LonelyGroup : public Group {
   int size() const override { return 1; }
   absl::Status AllReduce(float* data, size_t count) override {
     ++calls;
+    const auto* first = reinterpret_cast<const std::byte*>(data);
+    outside += first < begin || end < first + count * sizeof(float) ? 1 : 0;
     if (calls == break_at) return Unavailable("rank 0 is gone");
     if (spoil && count > 2) data[2] += 1;
     return absl::OkStatus();
@@ -26,11 +28,21 @@ class LonelyGroup : public Group {
     return absl::OkStatus();
   }
   absl::Status Max(std::vector<double>&) override { return absl::OkStatus(); }
+  absl::StatusOr<std::byte*> Allocate(size_t bytes) override {
+    ++allocations;
+    GW_ASSIGN_OR_RETURN(begin, Group::Allocate(bytes));
+    end = begin + bytes;
+    return begin;
+  }
 
   bool spoil = false;
   int break_at = -1;
   int calls = 0;
   int barriers = 0;
+  int allocations = 0;
+  int outside = 0;  // calls with a tensor that is not where Allocate() said
+  std::byte* begin = nullptr;
+  std::byte* end = nullptr;
 };
 
 std::vector<std::string> Cells(const std::string& row) {
@@ -68,6 +80,17 @@ TEST(Sample, PrintsARowPerSize) {
   EXPECT_GE(timed, 2 * options.min_iterations);
   EXPECT_GE(group.calls, timed + 8);
   EXPECT_EQ(group.barriers, group.calls - 4);
+  EXPECT_EQ(group.allocations, 1);
+  EXPECT_EQ(group.outside, 0);
+}
+
+TEST(Sample, WithoutMemoryNothingIsMeasured) {
+  LonelyGroup group;
+  SamplingOptions options;
+  options.sizes = {8, int64_t{1} << 60};
+  const auto wrong = Sample(group, options, [](const std::string&) { FAIL(); });
+  EXPECT_THAT(Message(wrong.status()), HasSubstr("measure smaller sizes"));
+  EXPECT_EQ(group.calls, 0);
 }
 
 TEST(Sample, CountsWrongElements) {
