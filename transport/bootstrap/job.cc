@@ -1,10 +1,9 @@
-#include <openssl/crypto.h>
-
 #include <algorithm>
 #include <utility>
 
 #include "transport/bootstrap/job_internal.h"
 #include "transport/bootstrap/limits_internal.h"
+#include "transport/bootstrap/service_internal.h"
 
 namespace gradwire::internal {
 namespace {
@@ -12,10 +11,6 @@ namespace {
 using std::chrono::milliseconds;
 
 constexpr size_t kNamesInText = 8;
-
-bool SameSecret(const std::string& a, const std::string& b) {
-  return a.size() == b.size() && CRYPTO_memcmp(a.data(), b.data(), a.size()) == 0;
-}
 
 milliseconds BoundedWait(int64_t ms) {
   return milliseconds(std::clamp<int64_t>(ms, 0, milliseconds(kMaxWait).count()));
@@ -68,10 +63,7 @@ absl::Status Job::Admit(const v1::Join& join, Channel* channel, Time now) {
     return MakeError(absl::StatusCode::kPermissionDenied,
                      "{} is turned away from job '{}': {}; give every rank the same --token "
                      "(GRADWIRE_TOKEN)",
-                     who, id_,
-                     token_.empty()         ? "it sent a token, but the job has none"
-                     : join.token().empty() ? "it sent no token, but the job wants one"
-                                            : "its token is not the job's");
+                     who, id_, WrongToken(join.token(), token_));
   }
   if (!failure_.empty()) {
     return MakeError(absl::StatusCode::kAborted,

@@ -188,8 +188,9 @@ absl::Status CheckHeader(const std::string& header) {
   if (header.rfind("\x15\x03", 0) == 0) {
     return WantsTls();
   }
-  return FailedPrecondition("what listens there is no rendezvous (it answered '{}')",
-                            OneLine(header));
+  return FailedPrecondition(
+      "what listens there is no rendezvous or parameter server (it answered '{}')",
+      OneLine(header));
 }
 
 absl::Status GreetPlain(int fd, Time deadline) {
@@ -219,7 +220,7 @@ absl::Status TlsError(SSL* ssl, int result, const std::string& host) {
     return MakeError(absl::StatusCode::kUnauthenticated, "its certificate was not accepted: {}{}",
                      why,
                      name ? fmt::format("; it must carry '{}' as a subject alternative name", host)
-                          : "; check --tls-ca against the rendezvous' --tls-cert");
+                          : "; check --tls-ca against the server's --tls-cert");
   }
   if (error != SSL_ERROR_SSL) {
     ERR_clear_error();
@@ -340,12 +341,12 @@ bool Certain(const absl::Status& status) {
 }  // namespace
 
 absl::StatusOr<std::string> Reach(const std::string& host, int port, const TlsFiles& files,
-                                  Time deadline) {
+                                  Time deadline, const ServiceName& service) {
   std::shared_ptr<SSL_CTX> context;
   if (!files.ca.empty()) {
     GW_ASSIGN_OR_RETURN(context, MakeContext(files));
   }
-  const std::string where = fmt::format("rendezvous {}:{}", host, port);
+  const std::string where = fmt::format("{} {}:{}", service.name, host, port);
   absl::Status last;
   milliseconds pause = kFirstPause;
   do {
@@ -364,10 +365,8 @@ absl::StatusOr<std::string> Reach(const std::string& host, int port, const TlsFi
     std::this_thread::sleep_until(std::min(deadline, steady_clock::now() + pause));
     pause = std::min(2 * pause, kLongestPause);
   } while (steady_clock::now() < deadline);
-  return DeadlineExceeded(
-      "{} was never reached: {}; is rank 0 (or `gradwire rendezvous`) running there, and the port "
-      "open?",
-      where, Message(last));
+  return DeadlineExceeded("{} was never reached: {}; {}, and the port open?", where, Message(last),
+                          service.remedy);
 }
 
 }  // namespace gradwire::internal

@@ -1,12 +1,8 @@
 #include "transport/bootstrap/rendezvous_server.h"
 
-#include <arpa/inet.h>
 #include <grpcpp/alarm.h>
 #include <grpcpp/grpcpp.h>
-#include <netinet/in.h>
 #include <spdlog/spdlog.h>
-#include <sys/socket.h>
-#include <unistd.h>
 
 #include <condition_variable>
 #include <deque>
@@ -20,6 +16,7 @@
 #include "transport/bootstrap/job_internal.h"
 #include "transport/bootstrap/limits_internal.h"
 #include "transport/bootstrap/rendezvous_server_internal.h"
+#include "transport/bootstrap/service_internal.h"
 #include "transport/bootstrap/tls_internal.h"
 
 namespace gradwire {
@@ -33,53 +30,6 @@ using std::chrono::steady_clock;
 // How often deadlines are looked at while any call is open, and while none is.
 constexpr milliseconds kTick{100};
 constexpr milliseconds kIdleTick{10'000};
-
-// Whether `port` of `address` (numeric) can be listened on: gRPC itself tells only its log why not.
-absl::Status CheckPort(const std::string& address, int port) {
-  sockaddr_storage storage{};
-  socklen_t length = 0;
-  auto* v6 = reinterpret_cast<sockaddr_in6*>(&storage);
-  auto* v4 = reinterpret_cast<sockaddr_in*>(&storage);
-  if (address.empty() || inet_pton(AF_INET6, address.c_str(), &v6->sin6_addr) == 1) {
-    v6->sin6_family = AF_INET6;
-    v6->sin6_port = htons(static_cast<uint16_t>(port));
-    length = sizeof(*v6);
-  } else if (inet_pton(AF_INET, address.c_str(), &v4->sin_addr) == 1) {
-    v4->sin_family = AF_INET;
-    v4->sin_port = htons(static_cast<uint16_t>(port));
-    length = sizeof(*v4);
-  } else {
-    return InvalidArgument("rendezvous: '{}' is not a numeric address to listen on", address);
-  }
-  int fd = socket(storage.ss_family, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  if (fd < 0 && address.empty()) {  // a kernel without IPv6
-    storage = {};
-    v4->sin_family = AF_INET;
-    v4->sin_port = htons(static_cast<uint16_t>(port));
-    length = sizeof(*v4);
-    fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  }
-  if (fd < 0) return ErrnoError(errno, "rendezvous: no socket");
-  const int on = 1;
-  setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &on, sizeof(on));
-  const bool bound =
-      bind(fd, reinterpret_cast<sockaddr*>(&storage), length) == 0 && listen(fd, 1) == 0;
-  const int error = errno;
-  close(fd);
-  if (bound) return absl::OkStatus();
-  if (error == EADDRINUSE) {
-    return MakeError(absl::StatusCode::kAlreadyExists,
-                     "rendezvous: port {} is taken on this host, perhaps by another job; choose "
-                     "another MASTER_PORT or rendezvous port",
-                     port);
-  }
-  return ErrnoError(error, "rendezvous: cannot listen on {} port {}",
-                    address.empty() ? "any address," : address, port);
-}
-
-bool IsLoopback(const std::string& address) {
-  return address == "::1" || address.rfind("127.", 0) == 0;
-}
 
 }  // namespace
 
@@ -286,18 +236,12 @@ class RendezvousServer::Impl::Call final : public internal::Channel {
 };
 
 absl::Status RendezvousServer::Impl::Start() {
-  if (options_.port < 0 || options_.port > 65535) {
-    return InvalidArgument("rendezvous: port {} is not in 0..65535", options_.port);
-  }
   GW_ASSIGN_OR_RETURN(
       auto credentials,
       internal::ServerCredentials({options_.tls_ca, options_.tls_cert, options_.tls_key}));
-  GW_RETURN_IF_ERROR(CheckPort(options_.address, options_.port));
-
-  const std::string address = options_.address.empty() ? "::" : options_.address;
-  const std::string target = address.find(':') == std::string::npos
-                                 ? fmt::format("{}:{}", address, options_.port)
-                                 : fmt::format("[{}]:{}", address, options_.port);
+  GW_RETURN_IF_ERROR(internal::CheckPort("rendezvous", options_.address, options_.port,
+                                         "MASTER_PORT or rendezvous port"));
+  const std::string target = internal::ListenTarget(options_.address, options_.port);
   grpc::ServerBuilder builder;
   builder.AddListeningPort(target, credentials, &port_);
   builder.RegisterService(&service_);
@@ -317,7 +261,7 @@ absl::Status RendezvousServer::Impl::Start() {
     }
     return Unavailable("rendezvous: cannot listen on {}; was the port taken a moment ago?", target);
   }
-  if (options_.tls_cert.empty() && !IsLoopback(options_.address)) {
+  if (options_.tls_cert.empty() && !internal::IsLoopback(options_.address)) {
     spdlog::warn(
         "rendezvous on port {} is open to the network without TLS: anyone who reaches it can read "
         "the job's token; give --tls-cert and --tls-key, and --tls-ca for mutual TLS",

@@ -89,8 +89,8 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> ServerCredentials(const
   if (identity.cert.empty()) {
     if (files.ca.empty()) return grpc::InsecureServerCredentials();
     return InvalidArgument(
-        "--tls-ca asks for TLS, but this process hosts the rendezvous and has neither --tls-cert "
-        "nor --tls-key");
+        "--tls-ca asks for TLS, but this process is a server and has neither --tls-cert nor "
+        "--tls-key");
   }
   grpc::SslServerCredentialsOptions options(GRPC_SSL_DONT_REQUEST_CLIENT_CERTIFICATE);
   if (!files.ca.empty()) {
