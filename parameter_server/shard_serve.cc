@@ -278,6 +278,7 @@ absl::StatusOr<bool> ShardThread::Impl::SendSlices(Peer& peer, Pending& pending)
     }
     Unblock(pending);
     if (peer.link->credits() == 0) return false;
+    if (pending.sent == 0) pending.min_clock = shard_->clock().Min();
     const Slice& where = shard_->slices()[slice];
     const std::span<const float> values = shard_->values(slice);
     const size_t size = SizeOf(peer.wire), length = values.size() * size;
@@ -348,7 +349,7 @@ absl::StatusOr<bool> ShardThread::Impl::SendReply(Peer& peer, Pending& pending) 
   Reply& reply = *new (replies_->bytes(buffer).data()) Reply;
   reply.number = request.number;
   reply.step = request.step;
-  reply.min_clock = shard_->clock().Min();
+  reply.min_clock = pending.sent > 0 ? pending.min_clock : shard_->clock().Min();
   reply.members = static_cast<int64_t>(shard_->clock().size());
   reply.waited_for = pending.waited_for;
   reply.waited_us = static_cast<uint32_t>(std::min<int64_t>(

@@ -43,6 +43,7 @@ class ShardThread::Impl {
     uint32_t expected = 0;  // slices that come with it
     uint32_t received = 0;  // of them
     uint32_t sent = 0;      // slices pulled
+    int64_t min_clock = 0;  // when the first slice was sent
     uint64_t mark = 0;      // the replica must have so many; 0: not known yet
     Deadline blocked_since{};
     int64_t blocked_by = -1;

@@ -1,7 +1,9 @@
 #include "transport/bootstrap/solo_world.h"
 
+#include <netdb.h>
 #include <sched.h>
 #include <sys/eventfd.h>
+#include <sys/socket.h>
 #include <unistd.h>
 
 #include <algorithm>
@@ -69,6 +71,31 @@ class SoloWorld final : public World {
 };
 
 }  // namespace
+
+std::string LocalAddressTowards(const std::string& host, int port) {
+  addrinfo hints = {};
+  hints.ai_socktype = SOCK_DGRAM;
+  addrinfo* found = nullptr;
+  if (getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) return "";
+  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owner(found, freeaddrinfo);
+  for (const addrinfo* entry = found; entry != nullptr; entry = entry->ai_next) {
+    // Connecting a datagram socket sends nothing; it only asks the routing table.
+    const int fd = socket(entry->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
+    if (fd < 0) continue;
+    sockaddr_storage local = {};
+    socklen_t length = sizeof(local);
+    char text[NI_MAXHOST] = "";
+    if (connect(fd, entry->ai_addr, entry->ai_addrlen) == 0 &&
+        getsockname(fd, reinterpret_cast<sockaddr*>(&local), &length) == 0 &&
+        getnameinfo(reinterpret_cast<sockaddr*>(&local), length, text, sizeof(text), nullptr, 0,
+                    NI_NUMERICHOST) != 0) {
+      text[0] = '\0';
+    }
+    close(fd);
+    if (text[0] != '\0') return text;
+  }
+  return "";
+}
 
 std::unique_ptr<World> MakeSoloWorld(std::string local_address) {
   return std::make_unique<SoloWorld>(std::move(local_address));

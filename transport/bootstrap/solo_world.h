@@ -14,4 +14,7 @@ namespace gradwire {
 // this host share its cores. The world never fails; its exchanges return what they are given.
 std::unique_ptr<World> MakeSoloWorld(std::string local_address);
 
+// This host's numeric address on the way to `host`; empty when there is no route.
+std::string LocalAddressTowards(const std::string& host, int port);
+
 }  // namespace gradwire

@@ -19,6 +19,7 @@
 #include "transport/bootstrap/reach_internal.h"
 #include "transport/bootstrap/rendezvous_server.h"
 #include "transport/bootstrap/rendezvous_server_internal.h"
+#include "transport/bootstrap/solo_world.h"
 #include "transport/bootstrap/tls_internal.h"
 
 namespace gradwire {
@@ -125,32 +126,6 @@ absl::StatusOr<std::shared_ptr<grpc::Channel>> Connect(const LaunchPlace& place,
   // The target is an address; the certificate is checked against the name that the user gave.
   if (!tls.ca.empty()) arguments.SetSslTargetNameOverride(place.rendezvous_host);
   return grpc::CreateCustomChannel(target, credentials, arguments);
-}
-
-// This host's numeric address on the way to `host`; empty when there is no route.
-std::string LocalAddressTowards(const std::string& host, int port) {
-  addrinfo hints = {};
-  hints.ai_socktype = SOCK_DGRAM;
-  addrinfo* found = nullptr;
-  if (getaddrinfo(host.c_str(), std::to_string(port).c_str(), &hints, &found) != 0) return "";
-  const std::unique_ptr<addrinfo, void (*)(addrinfo*)> owner(found, freeaddrinfo);
-  for (const addrinfo* entry = found; entry != nullptr; entry = entry->ai_next) {
-    // Connecting a datagram socket sends nothing; it only asks the routing table.
-    const int fd = socket(entry->ai_family, SOCK_DGRAM | SOCK_CLOEXEC, 0);
-    if (fd < 0) continue;
-    sockaddr_storage local = {};
-    socklen_t length = sizeof(local);
-    char text[NI_MAXHOST] = "";
-    if (connect(fd, entry->ai_addr, entry->ai_addrlen) == 0 &&
-        getsockname(fd, reinterpret_cast<sockaddr*>(&local), &length) == 0 &&
-        getnameinfo(reinterpret_cast<sockaddr*>(&local), length, text, sizeof(text), nullptr, 0,
-                    NI_NUMERICHOST) != 0) {
-      text[0] = '\0';
-    }
-    close(fd);
-    if (text[0] != '\0') return text;
-  }
-  return "";
 }
 
 }  // namespace

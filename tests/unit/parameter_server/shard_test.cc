@@ -1,0 +1,348 @@
+#include "parameter_server/shard.h"
+
+#include <gtest/gtest.h>
+
+#include <algorithm>
+#include <random>
+
+namespace gradwire::ps {
+namespace {
+
+constexpr int64_t kElements = 200;  // four slices of 64, 64, 64 and 8
+
+struct Job {
+  explicit Job(ShardOptions options, std::string optimizer = "sgd", double rate = 1) {
+    options.optimizer.name = std::move(optimizer);
+    options.optimizer.learning_rate = rate;
+    auto made = Shard::Make(layout, placement, 0, parameters, options);
+    EXPECT_TRUE(made.ok()) << made.status();
+    shard = *std::move(made);
+  }
+
+  void Assign(float value) {
+    for (uint32_t i = 0; i < Slices(); ++i) {
+      shard->Assign(i, std::vector<float>(shard->values(i).size(), value));
+    }
+  }
+  uint32_t Slices() const { return static_cast<uint32_t>(shard->slices().size()); }
+  Request Push(int64_t step, uint8_t flags = Request::kEndOfStep) const {
+    return {.op = Op::kPush, .flags = flags, .count = Slices(), .step = step};
+  }
+  // A whole step, slice by slice; what comes back for the first slice that is not taken, else
+  // kTaken.
+  Shard::Taken PushAll(int64_t worker, int64_t step, float gradient, uint8_t flags = 0) {
+    const Request request = Push(step, flags);
+    EXPECT_TRUE(shard->Check(worker, request).ok()) << shard->Check(worker, request);
+    for (uint32_t i = 0; i < Slices(); ++i) {
+      const Shard::Taken taken = PushSlice(worker, step, i, gradient, flags);
+      if (taken != Shard::Taken::kTaken) return taken;
+    }
+    if ((flags & Request::kHold) == 0) shard->EndStep(worker, step);
+    return Shard::Taken::kTaken;
+  }
+  Shard::Taken PushSlice(int64_t worker, int64_t step, uint32_t slice, float gradient,
+                         uint8_t flags = 0) {
+    return shard->Take(worker, Push(step, flags), slice,
+                       std::vector<float>(shard->values(slice).size(), gradient));
+  }
+
+  Layout layout = *Layout::Make({{.name = "w", .shape = {kElements}}});
+  Placement placement = *Placement::Make(layout, 1, 256);
+  std::vector<float> parameters = std::vector<float>(kElements);
+  std::unique_ptr<Shard> shard;
+};
+
+ShardOptions Bsp(int workers, OnLoss on_loss = OnLoss::kFail) {
+  return {.consistency = Consistency::kBsp, .workers = workers, .on_loss = on_loss};
+}
+ShardOptions Ssp(int64_t staleness) {
+  return {.consistency = Consistency::kSsp, .staleness = staleness};
+}
+ShardOptions Asp() { return {.consistency = Consistency::kAsp}; }
+
+TEST(ShardTest, BspSumsInTheOrderOfNumbersWhoeverComesFirst) {
+  // Sums of these differ by order in the last bit.
+  const std::vector<float> gradients = {0.1f, 1e-8f, -0.3f, 7e-9f};
+  std::vector<float> first;
+  std::mt19937 random(1);
+  for (int round = 0; round < 20; ++round) {
+    Job job(Bsp(4));
+    job.Assign(1);
+    std::vector<int64_t> order = {0, 1, 2, 3};
+    for (const int64_t worker : order) ASSERT_TRUE(job.shard->Admit(worker).ok());
+    std::ranges::shuffle(order, random);
+    std::vector<bool> done(4);
+    while (!std::ranges::all_of(done, [](bool d) { return d; })) {
+      for (const int64_t worker : order) {
+        const auto w = static_cast<size_t>(worker);
+        if (done[w]) continue;
+        done[w] = job.PushSlice(worker, 1, 0, gradients[w]) == Shard::Taken::kTaken;
+      }
+    }
+    const std::span<float> values = job.shard->values(0);
+    if (round == 0) first.assign(values.begin(), values.end());
+    EXPECT_TRUE(std::ranges::equal(first, values));
+  }
+  EXPECT_EQ(first[0], 1 - (((0.1f + 1e-8f) + -0.3f) + 7e-9f));
+}
+
+TEST(ShardTest, BspReadsNothingBeforeAllHavePushed) {
+  Job job(Bsp(2));
+  job.Assign(1);
+  ASSERT_TRUE(job.shard->Admit(0).ok());
+  ASSERT_TRUE(job.shard->Admit(1).ok());
+  EXPECT_TRUE(job.shard->Readable(0, 0));
+  EXPECT_EQ(job.PushAll(0, 1, 0.25f), Shard::Taken::kTaken);
+  EXPECT_FALSE(job.shard->Readable(0, 1));
+  EXPECT_EQ(job.shard->WaitsFor(0, 1), 1);
+  EXPECT_EQ(job.shard->values(0)[0], 1);
+  EXPECT_EQ(job.PushAll(1, 1, 0.5f), Shard::Taken::kTaken);
+  EXPECT_TRUE(job.shard->Readable(3, 1));
+  EXPECT_EQ(job.shard->values(3)[7], 0.25f);
+  EXPECT_EQ(job.shard->clock().Min(), 1);
+}
+
+TEST(ShardTest, BspHoldsAWorkerThatIsAheadAtItsSlice) {
+  Job job(Bsp(2));
+  job.Assign(0);
+  ASSERT_TRUE(job.shard->Admit(0).ok());
+  ASSERT_TRUE(job.shard->Admit(1).ok());
+  ASSERT_EQ(job.PushAll(0, 1, 1), Shard::Taken::kTaken);
+  EXPECT_EQ(job.PushAll(0, 2, 1), Shard::Taken::kWait);
+  ASSERT_EQ(job.PushAll(1, 1, 1), Shard::Taken::kTaken);
+  EXPECT_EQ(job.PushAll(0, 2, 1), Shard::Taken::kTaken);
+}
+
+TEST(ShardTest, SspBoundsWhatIsReadByTheSlowest) {
+  Job job(Ssp(2));
+  job.Assign(0);
+  ASSERT_TRUE(job.shard->Admit(5).ok());
+  ASSERT_TRUE(job.shard->Admit(9).ok());
+  for (int64_t step = 1; step <= 2; ++step) {
+    ASSERT_EQ(job.PushAll(5, step, 1), Shard::Taken::kTaken);
+    EXPECT_TRUE(job.shard->Readable(0, step)) << step;
+  }
+  ASSERT_EQ(job.PushAll(5, 3, 1), Shard::Taken::kTaken);
+  EXPECT_FALSE(job.shard->Readable(0, 3));
+  EXPECT_EQ(job.shard->WaitsFor(0, 3), 9);
+  ASSERT_EQ(job.PushAll(9, 1, 1), Shard::Taken::kTaken);
+  EXPECT_TRUE(job.shard->Readable(0, 3));
+  EXPECT_EQ(job.shard->values(0)[0], -4);
+}
+
+TEST(ShardTest, SspForgetsTheSlowWhenTheyAreLost) {
+  Job job(Ssp(0));
+  job.Assign(0);
+  ASSERT_TRUE(job.shard->Admit(0).ok());
+  ASSERT_TRUE(job.shard->Admit(1).ok());
+  ASSERT_EQ(job.PushAll(0, 1, 1), Shard::Taken::kTaken);
+  EXPECT_FALSE(job.shard->Readable(0, 1));
+  job.shard->Remove(1, "silent");
+  EXPECT_TRUE(job.shard->Readable(0, 1));
+  EXPECT_EQ(job.shard->counters().workers_lost, 1u);
+  // It comes back where the others are, and may begin at any later step.
+  ASSERT_EQ(job.PushAll(0, 2, 1), Shard::Taken::kTaken);
+  EXPECT_EQ(*job.shard->Admit(1), 2);
+  EXPECT_TRUE(job.shard->Check(1, job.Push(7)).ok());
+  ASSERT_EQ(job.PushAll(1, 7, 1), Shard::Taken::kTaken);
+  EXPECT_TRUE(absl::IsFailedPrecondition(job.shard->Check(1, job.Push(9))));
+}
+
+TEST(ShardTest, RefusesStepsThatAreOverOrOutOfOrder) {
+  for (const ShardOptions& options : {Bsp(1), Ssp(1), Asp()}) {
+    Job job(options);
+    EXPECT_TRUE(absl::IsFailedPrecondition(job.shard->Check(0, job.Push(1))));  // no member
+    ASSERT_TRUE(job.shard->Admit(0).ok());
+    EXPECT_TRUE(absl::IsFailedPrecondition(job.shard->Check(0, job.Push(1))));  // no values
+    job.Assign(0);
+    ASSERT_EQ(job.PushAll(0, 1, 1), Shard::Taken::kTaken);
+    EXPECT_TRUE(absl::IsAlreadyExists(job.shard->Check(0, job.Push(1))));
+    EXPECT_TRUE(absl::IsFailedPrecondition(job.shard->Check(0, job.Push(3))));
+    EXPECT_TRUE(absl::IsInvalidArgument(job.shard->Check(0, job.Push(-1))));
+    Request far = job.Push(2);
+    far.first = 3;
+    far.count = 2;
+    EXPECT_TRUE(absl::IsOutOfRange(job.shard->Check(0, far)));
+    far.first = far.count = UINT32_MAX;
+    EXPECT_TRUE(absl::IsOutOfRange(job.shard->Check(0, far)));
+    Request wild = job.Push(2);
+    wild.scale = std::numeric_limits<float>::quiet_NaN();
+    EXPECT_TRUE(absl::IsInvalidArgument(job.shard->Check(0, wild)));
+    EXPECT_TRUE(job.shard->Check(0, job.Push(2)).ok());
+    EXPECT_EQ(job.shard->values(0)[0], -1);
+  }
+}
+
+TEST(ShardTest, TakesASliceOfAStepOnce) {
+  for (const ShardOptions& options : {Bsp(1), Ssp(1), Asp()}) {
+    Job job(options);
+    job.Assign(0);
+    ASSERT_TRUE(job.shard->Admit(0).ok());
+    EXPECT_EQ(job.PushSlice(0, 1, 0, 1), Shard::Taken::kTaken);
+    // The link breaks and the worker comes back.
+    ASSERT_TRUE(job.shard->Admit(0).ok());
+    EXPECT_EQ(job.PushSlice(0, 1, 0, 1), Shard::Taken::kDuplicate);
+    EXPECT_EQ(job.PushSlice(0, 1, 1, 1), Shard::Taken::kTaken);
+    EXPECT_EQ(job.shard->values(0)[0], -1);
+    EXPECT_EQ(job.shard->counters().duplicates, 1u);
+  }
+}
+
+TEST(ShardTest, BspFailsOrGoesOnWithoutTheLost) {
+  Job fails(Bsp(3));
+  fails.Assign(0);
+  for (int w = 0; w < 3; ++w) ASSERT_TRUE(fails.shard->Admit(w).ok());
+  fails.shard->Remove(1, "worker 1 (node7, pid 12) was lost: connection closed");
+  EXPECT_TRUE(absl::IsUnavailable(fails.shard->failure()));
+  EXPECT_NE(fails.shard->failure().message().find("worker 1 (node7, pid 12)"), std::string::npos);
+  EXPECT_TRUE(absl::IsUnavailable(fails.shard->Check(0, fails.Push(1))));
+
+  Job shrinks(Bsp(3, OnLoss::kShrink));
+  shrinks.Assign(0);
+  for (int w = 0; w < 3; ++w) ASSERT_TRUE(shrinks.shard->Admit(w).ok());
+  ASSERT_EQ(shrinks.PushAll(0, 1, 1), Shard::Taken::kTaken);
+  EXPECT_EQ(shrinks.PushAll(2, 1, 4), Shard::Taken::kWait);
+  shrinks.shard->Remove(1, "lost");
+  EXPECT_EQ(shrinks.PushAll(2, 1, 4), Shard::Taken::kTaken);
+  EXPECT_TRUE(shrinks.shard->Readable(0, 1));
+  EXPECT_EQ(shrinks.shard->values(0)[0], -5);
+  // A sum that waited for the lost one alone is complete with its end.
+  ASSERT_EQ(shrinks.PushAll(0, 2, 1), Shard::Taken::kTaken);
+  shrinks.shard->Remove(2, "lost");
+  EXPECT_TRUE(shrinks.shard->Readable(0, 2));
+  EXPECT_EQ(shrinks.shard->values(0)[0], -6);
+  EXPECT_TRUE(absl::IsFailedPrecondition(shrinks.shard->Admit(2).status()));
+}
+
+TEST(ShardTest, ClipsByTheNormOfAllShards) {
+  Job job(Bsp(2));
+  job.Assign(0);
+  ASSERT_TRUE(job.shard->Admit(0).ok());
+  ASSERT_TRUE(job.shard->Admit(1).ok());
+  const SliceRange all = {0, job.Slices()};
+  ASSERT_EQ(job.PushAll(0, 1, 1, Request::kHold), Shard::Taken::kTaken);
+  EXPECT_LT(job.shard->HeldSquares(all, 1), 0);
+  ASSERT_EQ(job.PushAll(1, 1, 2, Request::kHold), Shard::Taken::kTaken);
+  EXPECT_DOUBLE_EQ(job.shard->HeldSquares(all, 1), 9.0 * kElements);
+  EXPECT_FALSE(job.shard->Readable(0, 1));
+  job.shard->ApplyHeld(all, 1, 0.5f);
+  EXPECT_EQ(job.shard->values(2)[3], -1.5f);
+  EXPECT_TRUE(job.shard->Readable(0, 1));
+  job.shard->ApplyHeld(all, 1, 0.5f);
+  EXPECT_EQ(job.shard->values(2)[3], -1.5f);
+  // Who asks late still gets the sum of squares.
+  EXPECT_DOUBLE_EQ(job.shard->HeldSquares(all, 1), 9.0 * kElements);
+}
+
+TEST(ShardTest, CutsElements) {
+  ShardOptions options = Asp();
+  options.clip_value = 0.5;
+  Job job(options);
+  job.Assign(0);
+  ASSERT_TRUE(job.shard->Admit(0).ok());
+  ASSERT_EQ(job.PushAll(0, 1, 3), Shard::Taken::kTaken);
+  EXPECT_EQ(job.shard->values(1)[0], -0.5f);
+}
+
+TEST(ShardTest, LambSeesWholePieces) {
+  Job job(Bsp(1), "lamb", 0.1);
+  const auto reference = *Optimizer::Make({.name = "lamb", .learning_rate = 0.1}, kElements);
+  job.Assign(2);
+  ASSERT_TRUE(job.shard->Admit(0).ok());
+  std::vector<float> expected(kElements, 2), gradient(kElements, 0.75f);
+  reference->Update(1, 0.1, 0, expected, gradient);
+  ASSERT_EQ(job.PushAll(0, 1, 0.75f), Shard::Taken::kTaken);
+  EXPECT_TRUE(std::ranges::equal(expected, job.parameters));
+  EXPECT_TRUE(job.shard->Readable(0, 1));
+  ShardOptions asynchronous = Asp();
+  asynchronous.optimizer.name = "lamb";
+  EXPECT_TRUE(absl::IsInvalidArgument(
+      Shard::Make(job.layout, job.placement, 0, job.parameters, asynchronous).status()));
+}
+
+// A replica that repeats what it is told ends in the same state, also for what comes after.
+TEST(ShardTest, AReplicaBecomesTheSame) {
+  for (const ShardOptions& options : {Bsp(2, OnLoss::kShrink), Ssp(3), Asp()}) {
+    for (const std::string optimizer : {"momentum", "adam"}) {
+      Job primary(options, optimizer, 0.1), replica(options, optimizer, 0.1);
+      primary.shard->set_observer(
+          {.updated =
+               [&](uint32_t slice, int64_t worker, int64_t step, std::span<const float> gradient,
+                   bool assigned) {
+                 replica.shard->Replay(worker, step, slice, gradient, assigned);
+               },
+           .clock = [&](int64_t worker, int64_t step) { replica.shard->ReplayClock(worker, step); },
+           .left = [&](int64_t worker) { replica.shard->Remove(worker, ""); }});
+      primary.Assign(1);
+      for (int w = 0; w < 2; ++w) ASSERT_TRUE(primary.shard->Admit(w).ok());
+      for (int64_t step = 1; step <= 3; ++step) {
+        for (int w = 0; w < 2; ++w) {
+          ASSERT_EQ(primary.PushAll(w, step, 0.1f * static_cast<float>(w + step)),
+                    Shard::Taken::kTaken);
+        }
+      }
+      // Worker 0 has half a step through when the primary dies.
+      ASSERT_EQ(primary.PushSlice(0, 4, 0, 1), Shard::Taken::kTaken);
+      ASSERT_EQ(primary.PushSlice(0, 4, 1, 1), Shard::Taken::kTaken);
+      EXPECT_EQ(primary.parameters, replica.parameters);
+      for (int w = 0; w < 2; ++w) EXPECT_EQ(*replica.shard->Admit(w), 3);
+      const uint64_t before = replica.shard->counters().duplicates;
+      for (uint32_t slice = 0; slice < replica.Slices(); ++slice) {
+        replica.PushSlice(0, 4, slice, 1);
+      }
+      for (uint32_t slice = 2; slice < primary.Slices(); ++slice) {
+        primary.shard->set_observer({});
+        primary.PushSlice(0, 4, slice, 1);
+      }
+      primary.PushAll(1, 4, 0.5f);
+      replica.PushAll(1, 4, 0.5f);
+      EXPECT_EQ(primary.parameters, replica.parameters);
+      // Under BSP a sum is not an update before all are in it: the replica had none of step 4.
+      EXPECT_EQ(replica.shard->counters().duplicates - before,
+                options.consistency == Consistency::kBsp ? 0u : 2u);
+    }
+  }
+}
+
+TEST(ShardTest, ASnapshotIsTheStateOfOneMoment) {
+  for (const ShardOptions& base : {Bsp(1), Asp()}) {
+    ShardOptions options = base;
+    options.checkpoint_interval = 2;
+    Job job(options, "momentum", 0.1);
+    job.Assign(1);
+    ASSERT_TRUE(job.shard->Admit(0).ok());
+    ASSERT_EQ(job.PushAll(0, 1, 1), Shard::Taken::kTaken);
+    EXPECT_FALSE(job.shard->SnapshotDue());
+    ASSERT_EQ(job.PushAll(0, 2, 1), Shard::Taken::kTaken);
+    ASSERT_TRUE(job.shard->SnapshotDue());
+    const std::vector<float> then = job.parameters;
+    job.shard->BeginSnapshot();
+    EXPECT_FALSE(job.shard->SnapshotDue());
+    EXPECT_EQ(job.shard->ContinueSnapshot(1), nullptr);
+    ASSERT_EQ(job.PushAll(0, 3, 5), Shard::Taken::kTaken);  // goes on meanwhile
+    std::unique_ptr<ShardSnapshot> snapshot = job.shard->ContinueSnapshot(100);
+    ASSERT_NE(snapshot, nullptr);
+    EXPECT_EQ(snapshot->step, 2);
+    EXPECT_EQ(snapshot->parameters, then);
+    EXPECT_NE(job.parameters, then);
+    ASSERT_EQ(snapshot->states.size(), 1u);
+    EXPECT_FLOAT_EQ(snapshot->states[0].values[0], 1.9f);
+    ASSERT_EQ(snapshot->clocks.size(), 1u);
+    EXPECT_EQ(snapshot->clocks[0], (WorkerClock{0, 2, 0}));
+
+    Job other(options, "momentum", 0.1);
+    LoadedPieces loaded;
+    loaded.info.step = 2;
+    loaded.parameters = snapshot->parameters;
+    loaded.states = snapshot->states;
+    ASSERT_TRUE(other.shard->Restore(loaded).ok());
+    EXPECT_EQ(*other.shard->Admit(0), 2);
+    ASSERT_EQ(other.PushAll(0, 3, 5), Shard::Taken::kTaken);
+    EXPECT_EQ(other.parameters, job.parameters);
+    Job wrong(options, "adam");
+    EXPECT_TRUE(absl::IsInvalidArgument(wrong.shard->Restore(loaded)));
+  }
+}
+
+}  // namespace
+}  // namespace gradwire::ps
