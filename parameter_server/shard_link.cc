@@ -37,8 +37,9 @@ absl::Status ShardLink::Pump() {
       const uint32_t number = next.request.first + next.slices_sent;
       const Slice& slice = slices_[number];
       const size_t length = static_cast<size_t>(slice.count) * size;
-      GW_ASSIGN_OR_RETURN(const RegionSpan from,
-                          memory_.gradients->Span(static_cast<size_t>(slice.begin) * size, length));
+      GW_ASSIGN_OR_RETURN(
+          const RegionSpan from,
+          memory_.gradients->Span(memory_.base + static_cast<size_t>(slice.begin) * size, length));
       GW_RETURN_IF_ERROR(link_->Write(from, link_->NextSlot(length), number));
       bytes_pushed_ += length;
       ++next.slices_sent;

@@ -19,10 +19,11 @@ namespace gradwire::ps {
 
 class ShardLink {
  public:
-  // What the link moves, both of the whole layout and in elements of `wire`.
+  // What is sent: the whole layout in elements of `wire`. What is pulled the shard writes to what
+  // it was granted by itself.
   struct Memory {
-    const Region* gradients = nullptr;   // sent from
-    const Region* parameters = nullptr;  // written to by the shard
+    const Region* gradients = nullptr;  // sent from
+    size_t base = 0;  // bytes from the region's begin to the layout's first element
     DataType wire = DataType::kFloat32;
     bool in_place = false;  // the shard reads gradients where they lie: no slices are sent
   };

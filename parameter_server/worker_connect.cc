@@ -156,7 +156,6 @@ absl::StatusOr<int64_t> Worker::Impl::Connect(Shard& shard, int server, Deadline
   GW_ASSIGN_OR_RETURN(Link* const link, transport_->FinishLink(std::move(end), reply->facts,
                                                                Role::kConnect, deadline));
   const ShardLink::Memory memory = {.gradients = half ? &packed_region_ : &gradients_region_,
-                                    .parameters = half ? &landing_region_ : &parameters_region_,
                                     .wire = options_.wire,
                                     .in_place = reply->maps};
   shard.server = server;
