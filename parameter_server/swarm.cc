@@ -78,7 +78,6 @@ class Swarm {
   Layout layout_;
   Placement placement_;
   JoinReply job_;
-  std::vector<int64_t> sessions_;
   std::vector<std::unique_ptr<ControlClient>> controls_;
   std::unique_ptr<World> world_;
   std::unique_ptr<Transport> transport_;
@@ -117,7 +116,6 @@ absl::Status Swarm::Join() {
         [](const absl::Status&) {}, deadline);
     if (!reply.ok()) return Annotate(reply.status(), server);
     number = reply->worker;
-    sessions_.push_back(reply->session);
     if (controls_.empty()) job_ = *reply;
     controls_.push_back(std::move(control));
   }
@@ -163,8 +161,7 @@ absl::Status Swarm::Connect(Member& member, size_t label, Deadline deadline) {
         auto end, transport_->PrepareLink(static_cast<int>(label), options_.servers[server],
                                           {.window = job_.window,
                                            .slot_bytes = static_cast<size_t>(job_.slice_bytes)}));
-    const ConnectRequest request = {.session = sessions_[server],
-                                    .worker = member.number,
+    const ConnectRequest request = {.worker = member.number,
                                     .shard = shard,
                                     .facts = end->facts(),
                                     .parameters = part(parameters_),
@@ -173,12 +170,10 @@ absl::Status Swarm::Connect(Member& member, size_t label, Deadline deadline) {
     member.step = std::max(member.step, reply.clock);
     GW_ASSIGN_OR_RETURN(Link* const link, transport_->FinishLink(std::move(end), reply.facts,
                                                                  Role::kConnect, deadline));
-    member.links.push_back(
-        std::make_unique<ShardLink>(link, placement_.slices(shard),
-                                    ShardLink::Memory{.gradients = &member.gradients,
-                                                      .parameters = &member.parameters,
-                                                      .in_place = reply.maps},
-                                    *messages_));
+    member.links.push_back(std::make_unique<ShardLink>(
+        link, placement_.slices(shard),
+        ShardLink::Memory{.gradients = &gradients_, .base = label * bytes, .in_place = reply.maps},
+        *messages_));
   }
   return absl::OkStatus();
 }

@@ -76,7 +76,6 @@ absl::Status Worker::Impl::JoinServer(int index, Deadline deadline) {
   };
   absl::StatusOr<JoinReply> reply = server.control->Join(request, std::move(lost), deadline);
   if (!reply.ok()) return Annotate(reply.status(), NameOf(index));
-  server.session = reply->session;
   if (reply->servers != static_cast<int>(servers_.size()) || reply->server != index) {
     return InvalidArgument(
         "{} says that it is server {} of {}; name all servers, in the order of their index",

@@ -61,7 +61,6 @@ class Worker::Impl {
   struct Server {
     std::string address;
     std::unique_ptr<ControlClient> control;
-    int64_t session = 0;
     bool lost = false;  // its session has ended
   };
   struct Shard {
