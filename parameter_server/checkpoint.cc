@@ -153,8 +153,9 @@ absl::StatusOr<LoadedPieces> LoadPieces(const std::filesystem::path& path,
     loaded.states.push_back({state, std::vector<float>(total)});
   }
 
-  constexpr size_t kChunk = 256 << 10;  // elements
-  std::vector<float> buffer(kChunk);
+  constexpr int64_t kChunk = 256 << 10;  // elements
+  std::vector<float> buffer(
+      static_cast<size_t>(std::clamp<int64_t>(loaded.info.layout.elements(), 1, kChunk)));
   for (const ShardFile& file : checkpoint.files) {
     for (size_t i = 0; i < file.pieces.size(); ++i) {
       const Piece& piece = file.pieces[i];
