@@ -4,18 +4,45 @@
 #include <utility>
 
 namespace gradwire {
+namespace {
+constexpr size_t kMaxSlotBytes = size_t{1} << 30;
+}  // namespace
 
-OrderedLink::OrderedLink(int peer, std::string who, int window, Region slots,
-                         TransportCounters& counters)
+absl::Status CheckOptions(const LinkOptions& options) {
+  if (options.window < 1 || options.window > Immediate::kMaxWindow || options.slot_bytes < 1 ||
+      options.slot_bytes > kMaxSlotBytes) {
+    return InvalidArgument("a link has 1 to {} slots of 1 to {} bytes, not {} of {}",
+                           Immediate::kMaxWindow, kMaxSlotBytes, options.window,
+                           options.slot_bytes);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status CheckShape(const ConnectionFacts& theirs, const ConnectionFacts& mine,
+                        std::string_view who) {
+  if (theirs.window == mine.window && theirs.slot_bytes == mine.slot_bytes &&
+      theirs.lanes == mine.lanes) {
+    return absl::OkStatus();
+  }
+  return InvalidArgument(
+      "{} has --slots {} --slice-bytes {} --lanes {}, this end has {}, {} and {}; give both the "
+      "same",
+      who, theirs.window, theirs.slot_bytes, theirs.lanes, mine.window, mine.slot_bytes,
+      mine.lanes);
+}
+
+OrderedLink::OrderedLink(int peer, std::string who, const LinkOptions& options, Region slots,
+                         TransportCounters& counters, WorkQueue<OrderedLink>& due)
     : who_(std::move(who)),
       slot_region_(std::move(slots)),
       counters_(counters),
-      arrivals_(static_cast<size_t>(window)) {
+      arrivals_(static_cast<size_t>(options.window)),
+      due_queue_(due) {
   peer_ = peer;
-  window_ = window;
-  credits_ = window;
+  window_ = options.window;
+  credits_ = options.window;
   slots_ = slot_region_.bytes();
-  slot_bytes_ = slot_region_.size() / static_cast<size_t>(window);
+  slot_bytes_ = options.slot_bytes;
 }
 
 absl::Status OrderedLink::SetPeerSlots(const MemoryGrant& slots_at_peer) {
@@ -65,7 +92,8 @@ absl::Status OrderedLink::Accept(Immediate immediate, uint32_t length) {
   }
   if (granted > 0) {
     credits_ += granted;
-    credits_grew_ = due_ = true;
+    credits_grew_ = true;
+    MarkDue();
   }
   if (immediate.tag() == Immediate::kCreditTag) {
     if (length > 0) return ProtocolError("a credit message came with {} bytes", length);
@@ -77,7 +105,7 @@ absl::Status OrderedLink::Accept(Immediate immediate, uint32_t length) {
     return ProtocolError("write {} came without a credit", immediate.sequence());
   }
   arrival(sequence) = {true, immediate.tag(), length};
-  if (ahead == 0) due_ = true;
+  if (ahead == 0) MarkDue();
   ++counters_.arrivals;
   counters_.bytes_received += length;
   return absl::OkStatus();
@@ -85,7 +113,7 @@ absl::Status OrderedLink::Accept(Immediate immediate, uint32_t length) {
 
 void OrderedLink::SetWritten(uint64_t written) {
   written_ = written;
-  if (written_ != written_told_) due_ = true;
+  if (written_ != written_told_) MarkDue();
 }
 
 int OrderedLink::Deliver(std::span<Completion> out) {
@@ -106,14 +134,14 @@ int OrderedLink::Deliver(std::span<Completion> out) {
   if (count < out.size() && closed() && !std::exchange(closed_told_, true)) {
     out[count++] = {Completion::Kind::kClosed, 0, 0, 0, this};
   }
-  due_ = count == out.size();  // perhaps more
+  if (count == out.size()) MarkDue();  // perhaps more
   return static_cast<int>(count);
 }
 
 void OrderedLink::Close(absl::Status reason) {
   if (closed()) return;
   status_ = std::move(reason);
-  due_ = true;
+  MarkDue();
 }
 
 }  // namespace gradwire

@@ -3,26 +3,36 @@
 #pragma once
 
 #include <string>
+#include <string_view>
 #include <vector>
 
 #include "transport/transport.h"
+#include "transport/work_queue.h"
 
 namespace gradwire {
 
+// InvalidArgument unless a link can have this shape.
+absl::Status CheckOptions(const LinkOptions& options);
+// InvalidArgument unless `theirs`, told by `who`, agree with `mine` on the shape of a link.
+absl::Status CheckShape(const ConnectionFacts& theirs, const ConnectionFacts& mine,
+                        std::string_view who);
+
 class OrderedLink : public Link {
  public:
+  const std::string& who() const { return who_; }
   const MemoryGrant& slot_grant() const { return slot_region_.grant(); }
-  // Moves what is due to `out`; returns how many.
+  // Moves what is due to `out`; returns how many. What did not fit puts the link behind the others
+  // that are due.
   int Deliver(std::span<Completion> out);
-  // Whether Deliver would have something.
-  bool due() const { return due_; }
   // Ends the link; the first reason stays.
   void Close(absl::Status reason);
   bool closed() const { return !status_.ok(); }
 
  protected:
-  // `who` describes the peer in messages; `slots` is this side's memory for its writes.
-  OrderedLink(int peer, std::string who, int window, Region slots, TransportCounters& counters);
+  // `who` describes the peer in messages; `slots` is this side's memory for its writes. The link
+  // puts itself into `due` whenever Deliver has something.
+  OrderedLink(int peer, std::string who, const LinkOptions& options, Region slots,
+              TransportCounters& counters, WorkQueue<OrderedLink>& due);
 
   // The peer's grant of its slots; the same on every call, ProtocolError otherwise.
   absl::Status SetPeerSlots(const MemoryGrant& slots_at_peer);
@@ -46,6 +56,7 @@ class OrderedLink : public Link {
     uint32_t tag = 0;
     uint32_t length = 0;
   };
+  void MarkDue() { due_queue_.Push(due_entry_); }
   Arrival& arrival(uint64_t sequence) {
     return arrivals_[static_cast<size_t>(sequence % static_cast<uint64_t>(window_))];
   }
@@ -60,7 +71,9 @@ class OrderedLink : public Link {
   uint64_t written_told_ = 0;  // last written_ that a completion reported
   bool credits_grew_ = false;
   bool closed_told_ = false;
-  bool due_ = false;
+
+  WorkQueue<OrderedLink>& due_queue_;
+  WorkQueue<OrderedLink>::Entry due_entry_{this};
 };
 
 }  // namespace gradwire

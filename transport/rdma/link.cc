@@ -8,8 +8,16 @@
 
 namespace gradwire::rdma {
 
-Lane& RdmaLink::AddLane(QueuePair queue_pair, const LaneOptions& options) {
-  return lanes_.emplace_back(std::move(queue_pair), options);
+Lane& RdmaLink::AddLane(QueuePair queue_pair, const LaneOptions& options,
+                        SharedReceives::Pool* pool, int batch) {
+  Lane& lane = lanes_.emplace_back(std::move(queue_pair), options);
+  if (pool != nullptr) {
+    pools_.push_back(pool);
+    lane.set_receives(&pool->receives());
+  } else {
+    lane.set_receives(&own_receives_.emplace_back(&lane.queue_pair(), nullptr, batch));
+  }
+  return lane;
 }
 
 absl::Status RdmaLink::Write(const RegionSpan& from, const RemoteSpan& to, uint32_t tag) {
@@ -17,6 +25,7 @@ absl::Status RdmaLink::Write(const RegionSpan& from, const RemoteSpan& to, uint3
   GW_ASSIGN_OR_RETURN(const Immediate immediate, BeginWrite(from, to, tag));
   Lane& lane = lanes_[static_cast<size_t>(sequence % lanes_.size())];
   CheckPosted(lane.Enqueue(from, to, immediate, /*data=*/true, counters_));
+  QueueIfWaiting(lane);
   return status_;
 }
 
@@ -82,7 +91,7 @@ bool RdmaLink::Drained() const {
 }
 
 void RdmaLink::Complete(Lane& lane, const ibv_wc& completion) {
-  const bool receive = completion.wr_id == Receives::kWorkRequestId;
+  const bool receive = Receives::Completed(completion);
   // A shared receive is missed by the other links even when this one has ended.
   if (receive && (lane.receives().shared() || (completion.status == IBV_WC_SUCCESS && !closed()))) {
     if (const int error = lane.receives().Consumed(); error != 0) {
@@ -110,6 +119,7 @@ void RdmaLink::CompleteSend(Lane& lane, uint64_t number) {
                                who_, number));
   }
   UpdateWritten();
+  QueueIfWaiting(lane);  // there is room now
 }
 
 void RdmaLink::CompleteReceive(const ibv_wc& completion) {

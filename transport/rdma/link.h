@@ -3,17 +3,30 @@
 
 #include <deque>
 #include <string>
+#include <vector>
 
 #include "transport/ordered_link.h"
 #include "transport/rdma/lane.h"
+#include "transport/rdma/receives.h"
+#include "transport/rdma/shared_receives.h"
 
 namespace gradwire::rdma {
+
+class RdmaLink;
+
+// What all links of a transport share.
+struct LinkQueues {
+  WorkQueue<OrderedLink> due;
+  WorkQueue<RdmaLink> unposted;  // those with requests that Post() may put on a send queue
+};
 
 class RdmaLink : public OrderedLink {
  public:
   // `who` describes the peer in messages; `slots` is this side's memory for its writes.
-  RdmaLink(int peer, std::string who, int window, Region slots, TransportCounters& counters)
-      : OrderedLink(peer, std::move(who), window, std::move(slots), counters) {}
+  RdmaLink(int peer, std::string who, const LinkOptions& options, Region slots,
+           TransportCounters& counters, LinkQueues& queues)
+      : OrderedLink(peer, std::move(who), options, std::move(slots), counters, queues.due),
+        unposted_queue_(queues.unposted) {}
 
   absl::Status Write(const RegionSpan& from, const RemoteSpan& to, uint32_t tag) override;
   absl::Status Settle() override;
@@ -21,10 +34,14 @@ class RdmaLink : public OrderedLink {
   RemoteRegion Map(const MemoryGrant& grant) override;
 
   // --- Setting up ---
-  // Every lane is added before the first write.
-  Lane& AddLane(QueuePair queue_pair, const LaneOptions& options);
+  // Every lane is added before the first write. It takes its receives from `pool`, or without one
+  // has its own, `batch` of them posted at a time.
+  Lane& AddLane(QueuePair queue_pair, const LaneOptions& options, SharedReceives::Pool* pool,
+                int batch);
   absl::Status Open(const MemoryGrant& slots_at_peer);
   std::deque<Lane>& lanes() { return lanes_; }
+  // Where the lanes' receives are, when they are shared.
+  const std::vector<SharedReceives::Pool*>& pools() const { return pools_; }
 
   // --- Progress, for the transport ---
   // Posts what waits.
@@ -43,8 +60,15 @@ class RdmaLink : public OrderedLink {
   // Closes the link when posting failed with `error`.
   void CheckPosted(int error);
   void UpdateWritten();
+  void QueueIfWaiting(const Lane& lane) {
+    if (lane.waiting()) unposted_queue_.Push(unposted_entry_);
+  }
 
   std::deque<Lane> lanes_;
+  std::deque<Receives> own_receives_;
+  std::vector<SharedReceives::Pool*> pools_;
+  WorkQueue<RdmaLink>& unposted_queue_;
+  WorkQueue<RdmaLink>::Entry unposted_entry_{this};
 };
 
 }  // namespace gradwire::rdma

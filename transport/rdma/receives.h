@@ -15,12 +15,15 @@ namespace gradwire::rdma {
 // Thread: the transport's.
 class Receives {
  public:
-  // Marks the completion of a receive, whose other fields mean nothing when it failed.
-  static constexpr uint64_t kWorkRequestId = ~uint64_t{0};
+  // Work request numbers of receives have this bit: of a completion that failed nothing else tells
+  // what it was. Requests to send are numbered from 0.
+  static constexpr uint64_t kMark = uint64_t{1} << 63;
+  static bool Completed(const ibv_wc& completion) { return (completion.wr_id & kMark) != 0; }
 
-  Receives(QueuePair* own, SharedReceiveQueue* shared, int batch)
+  // `number` tells several apart by their completions.
+  Receives(QueuePair* own, SharedReceiveQueue* shared, int batch, uint64_t number = 0)
       : own_(own), shared_(shared), chain_(static_cast<size_t>(batch)) {
-    for (ibv_recv_wr& request : chain_) request.wr_id = kWorkRequestId;
+    for (ibv_recv_wr& request : chain_) request.wr_id = kMark | number;
   }
 
   // Posts `count` more. 0 or an errno value.

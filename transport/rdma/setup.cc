@@ -5,12 +5,15 @@
 #include <thread>
 #include <utility>
 
+#include "transport/descriptors.h"
+#include "transport/rdma/advice.h"
 #include "transport/rdma/transport.h"
 
 namespace gradwire::rdma {
 namespace {
 
 constexpr std::chrono::seconds kPartingGrace{2};
+constexpr std::chrono::milliseconds kClosingGrace{1};
 // Completions that a queue is made for at first; it grows with the links.
 constexpr int kFirstEntries = 1024;
 
@@ -19,7 +22,34 @@ std::chrono::milliseconds Until(Deadline deadline) {
   return std::max(left, std::chrono::milliseconds(1));
 }
 
+// `theirs`, told by `who`, against what we tell ourselves.
+absl::Status CheckFacts(const ConnectionFacts& theirs, const ConnectionFacts& mine,
+                        std::string_view who) {
+  GW_RETURN_IF_ERROR(CheckShape(theirs, mine, who));
+  if (theirs.queue_pairs.size() != mine.queue_pairs.size() || theirs.grants.size() != 1) {
+    return ProtocolError("{} sent {} queue pairs and {} grants, {} and 1 were agreed", who,
+                         theirs.queue_pairs.size(), theirs.grants.size(), mine.queue_pairs.size());
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
+
+class RdmaTransport::End : public LinkEnd {
+ public:
+  End(RdmaTransport& transport, std::unique_ptr<RdmaLink> link)
+      : transport_(transport), link_(std::move(link)) {}
+  ~End() override {
+    if (link_ != nullptr) transport_.Discard(std::move(link_));
+  }
+  RdmaLink& link() { return *link_; }
+  std::unique_ptr<RdmaLink> Take() { return std::move(link_); }
+  ConnectionFacts& mine() { return facts_; }
+
+ private:
+  RdmaTransport& transport_;
+  std::unique_ptr<RdmaLink> link_;
+};
 
 absl::StatusOr<PortChoice> RdmaTransport::FindPort(const World& world, const Settings& settings) {
   GW_ASSIGN_OR_RETURN(const std::vector<Port> ports, ListPorts());
@@ -38,7 +68,7 @@ RdmaTransport::RdmaTransport(World& world, const Settings& settings, PortChoice 
       port_(std::move(port)),
       connection_(ConnectionOptions::From(settings)),
       name_(name),
-      links_(static_cast<size_t>(world.size())) {}
+      by_rank_(static_cast<size_t>(world.size())) {}
 
 absl::StatusOr<std::unique_ptr<RdmaTransport>> RdmaTransport::Create(World& world,
                                                                      const Settings& settings,
@@ -57,30 +87,32 @@ absl::Status RdmaTransport::Start() {
   regions_.emplace(*domain_);
   const int entries = std::min(kFirstEntries, device_->attributes().max_cqe);
   GW_ASSIGN_OR_RETURN(completions_, device_->CreateCompletionQueue(entries, /*with_channel=*/true));
-  if (settings_.receive_queue == "shared" && world_.size() > 1) {
-    const int wanted = (world_.size() - 1) * settings_.lanes * ReceiveDepth();
-    const int most = device_->attributes().max_srq_wr;
-    if (device_->attributes().max_srq == 0 || wanted > most) {
+  if (settings_.receive_queue == "shared") {
+    const ibv_device_attr& device = device_->attributes();
+    if (device.max_srq == 0 || device.max_srq_wr < ReceiveDepth(settings_.slots)) {
       return FailedPrecondition(
-          "--receive-queue shared: {} holds {} shared receives, {} ranks want {}; use own, or "
-          "fewer --slots or --lanes",
-          port_.device, device_->attributes().max_srq == 0 ? 0 : most, world_.size(), wanted);
+          "--receive-queue shared: {} shares {} receives, a queue pair wants {}; use own, or fewer "
+          "--slots",
+          port_.device, device.max_srq == 0 ? 0 : device.max_srq_wr, ReceiveDepth(settings_.slots));
     }
-    GW_ASSIGN_OR_RETURN(shared_queue_, domain_->CreateSharedReceiveQueue(wanted));
-    shared_receives_.emplace(nullptr, &*shared_queue_, settings_.receive_batch);
+    shared_receives_.emplace(*domain_, device.max_srq_wr, settings_.receive_batch);
   }
-  return absl::OkStatus();
+  return waker_.Open();
 }
 
 // A lane never lacks a receive: its peer has at most window / lanes writes on their way without a
 // release; credit messages each release half a window of ours or more, so at most three (two for
 // an even window) can be under way; then comes a goodbye. Receives that were used up wait for a
 // full batch before they are posted again.
-int RdmaTransport::ReceiveDepth() const {
+int RdmaTransport::ReceiveDepth(int window) const {
   constexpr int kCreditMessages = 3;
   constexpr int kGoodbye = 1;
-  return (settings_.slots + settings_.lanes - 1) / settings_.lanes + kCreditMessages + kGoodbye +
+  return (window + settings_.lanes - 1) / settings_.lanes + kCreditMessages + kGoodbye +
          settings_.receive_batch - 1;
+}
+
+int RdmaTransport::CompletionsOf(int window) const {
+  return settings_.lanes * (settings_.queue_depth + ReceiveDepth(window));
 }
 
 absl::StatusOr<Region> RdmaTransport::Register(Bytes bytes, Access access) {
@@ -97,126 +129,188 @@ absl::StatusOr<Link*> RdmaTransport::OpenLink(int peer, Deadline deadline) {
                            world_.size());
   }
   GW_RETURN_IF_ERROR(error_);
-  if (links_[static_cast<size_t>(peer)] == nullptr) {
-    GW_RETURN_IF_ERROR(Connect(peer, deadline));
+  RdmaLink*& link = by_rank_[static_cast<size_t>(peer)];
+  if (link == nullptr) {
+    GW_ASSIGN_OR_RETURN(link, Connect(peer, deadline));
   }
-  return static_cast<Link*>(links_[static_cast<size_t>(peer)].get());
+  return static_cast<Link*>(link);
 }
 
-absl::Status RdmaTransport::Reserve() {
-  const int per_link = settings_.lanes * (settings_.queue_depth + ReceiveDepth());
-  const int wanted = (static_cast<int>(open_links_.size()) + 1) * per_link;
-  if (wanted <= completions_->entries()) return absl::OkStatus();
-  const int most = device_->attributes().max_cqe;
-  if (wanted > most) {
-    return FailedPrecondition(
-        "{}: a completion queue holds {} completions, {} links of --queue-depth {} and --lanes {} "
-        "need {}; use smaller ones",
-        port_.device, most, open_links_.size() + 1, settings_.queue_depth, settings_.lanes, wanted);
+absl::Status RdmaTransport::Reserve(int completions) {
+  const int wanted = reserved_ + completions;
+  if (wanted > completions_->entries()) {
+    const int most = device_->attributes().max_cqe;
+    if (wanted > most) {
+      return FailedPrecondition(
+          "{}: a completion queue holds {} completions, {} links of --queue-depth {} and --lanes "
+          "{} need {}; use smaller ones",
+          port_.device, most, links_.size() + 1, settings_.queue_depth, settings_.lanes, wanted);
+    }
+    GW_RETURN_IF_ERROR(completions_->Resize(std::min(most, 2 * wanted)));
   }
-  return completions_->Resize(std::min(most, 2 * wanted));
+  reserved_ = wanted;
+  return absl::OkStatus();
+}
+
+absl::StatusOr<std::unique_ptr<RdmaTransport::End>> RdmaTransport::Prepare(
+    int peer, std::string who, const LinkOptions& options) {
+  GW_RETURN_IF_ERROR(CheckOptions(options));
+  GW_RETURN_IF_ERROR(error_);
+  GW_RETURN_IF_ERROR(EnsureDescriptors(1, fmt::format("a link to {}", who)));
+  GW_ASSIGN_OR_RETURN(
+      Region slots,
+      Allocate(static_cast<size_t>(options.window) * options.slot_bytes, Access::kRemoteWrite));
+  GW_RETURN_IF_ERROR(Reserve(CompletionsOf(options.window)));
+  auto end = std::make_unique<End>(
+      *this, std::make_unique<RdmaLink>(peer, std::move(who), options, std::move(slots), counters_,
+                                        queues_));
+  GW_RETURN_IF_ERROR(AddLanes(end->link(), end->mine()));
+  return end;
 }
 
 absl::Status RdmaTransport::AddLanes(RdmaLink& link, ConnectionFacts& mine) {
-  QueuePairOptions options;
-  options.completion_queue = &*completions_;
-  options.shared_receive_queue = shared_queue_ ? &*shared_queue_ : nullptr;
-  options.send_depth = settings_.queue_depth;
-  options.receive_depth = ReceiveDepth();
-  options.inline_bytes = static_cast<int>(settings_.inline_bytes);
+  const int receives = ReceiveDepth(link.window());
   for (int i = 0; i < settings_.lanes; ++i) {
-    GW_ASSIGN_OR_RETURN(QueuePair made, domain_->CreateQueuePair(options));
+    SharedReceives::Pool* pool = nullptr;
+    if (shared_receives_) {
+      GW_ASSIGN_OR_RETURN(pool, shared_receives_->Add(receives));
+    }
+    QueuePairOptions options;
+    options.completion_queue = &*completions_;
+    options.shared_receive_queue = pool != nullptr ? &pool->queue() : nullptr;
+    options.send_depth = settings_.queue_depth;
+    options.receive_depth = receives;
+    options.inline_bytes = static_cast<int>(settings_.inline_bytes);
+    auto made = domain_->CreateQueuePair(options);
+    if (!made.ok()) {
+      if (pool != nullptr) shared_receives_->Remove(*pool, receives);
+      return made.status();
+    }
     LaneOptions lane_options;
     lane_options.depth = settings_.queue_depth;
     lane_options.interval = settings_.signal_interval;
     lane_options.chain = settings_.chain_length;
     lane_options.inline_bytes =
-        std::min(static_cast<int>(settings_.inline_bytes), made.inline_bytes());
-    if (made.inline_bytes() < settings_.inline_bytes && open_links_.empty() && i == 0) {
+        std::min(static_cast<int>(settings_.inline_bytes), made->inline_bytes());
+    if (made->inline_bytes() < settings_.inline_bytes && links_.empty() && i == 0) {
       spdlog::warn("--inline-bytes {}: {} takes {} at most, which is what is used",
-                   settings_.inline_bytes, port_.device, made.inline_bytes());
+                   settings_.inline_bytes, port_.device, made->inline_bytes());
     }
     // Data by credits, as many credit messages, a settling write and the goodbye.
-    lane_options.waiting = 2 * settings_.slots + 2;
-    Lane& lane = link.AddLane(std::move(made), lane_options);
+    lane_options.waiting = 2 * link.window() + 2;
+    Lane& lane = link.AddLane(*std::move(made), lane_options, pool, settings_.receive_batch);
     GW_RETURN_IF_ERROR(Initialize(lane.queue_pair(), port_, connection_));
-    if (shared_receives_) {
-      lane.set_receives(&*shared_receives_);
-    } else {
-      lane.set_receives(own_receives_
-                            .emplace_back(std::make_unique<Receives>(&lane.queue_pair(), nullptr,
-                                                                     settings_.receive_batch))
-                            .get());
-    }
-    if (const int error = lane.receives().Provide(ReceiveDepth()); error != 0) {
-      return ErrnoError(error, "{}: cannot post {} receives", port_.device, ReceiveDepth());
+    if (pool == nullptr) {
+      if (const int error = lane.receives().Provide(receives); error != 0) {
+        return ErrnoError(error, "{}: cannot post {} receives", port_.device, receives);
+      }
     }
     GW_ASSIGN_OR_RETURN(const QueuePairEndpoint endpoint,
                         LocalEndpoint(lane.queue_pair(), port_, connection_));
     mine.queue_pairs.push_back(endpoint);
   }
   mine.grants = {link.slot_grant()};
-  mine.window = settings_.slots;
-  mine.slot_bytes = settings_.slice_bytes;
+  mine.window = link.window();
+  mine.slot_bytes = static_cast<int64_t>(link.slot_bytes());
   mine.lanes = settings_.lanes;
   return absl::OkStatus();
 }
 
-absl::Status RdmaTransport::CheckFacts(const ConnectionFacts& theirs, int peer) const {
-  if (theirs.window != settings_.slots || theirs.slot_bytes != settings_.slice_bytes ||
-      theirs.lanes != settings_.lanes) {
-    return InvalidArgument(
-        "{} has --slots {} --slice-bytes {} --lanes {}, rank {} has {}, {} and {}; give all ranks "
-        "the same",
-        world_.peer(peer).Describe(), theirs.window, theirs.slot_bytes, theirs.lanes, world_.rank(),
-        settings_.slots, settings_.slice_bytes, settings_.lanes);
+absl::Status RdmaTransport::Finish(End& end, const ConnectionFacts& theirs) {
+  RdmaLink& link = end.link();
+  GW_RETURN_IF_ERROR(CheckFacts(theirs, end.facts(), link.who()));
+  size_t number = 0;
+  for (Lane& lane : link.lanes()) {
+    GW_RETURN_IF_ERROR(rdma::Connect(lane.queue_pair(), port_, end.facts().queue_pairs[number],
+                                     theirs.queue_pairs[number], connection_, link.who()));
+    ++number;
   }
-  if (theirs.queue_pairs.size() != static_cast<size_t>(settings_.lanes) ||
-      theirs.grants.size() != 1) {
-    return ProtocolError("{} sent {} queue pairs and {} grants, {} and 1 were agreed",
-                         world_.peer(peer).Describe(), theirs.queue_pairs.size(),
-                         theirs.grants.size(), settings_.lanes);
-  }
-  return absl::OkStatus();
+  return link.Open(theirs.grants.front());
 }
 
-absl::Status RdmaTransport::Connect(int peer, Deadline deadline) {
-  const std::string who = world_.peer(peer).Describe();
-  GW_RETURN_IF_ERROR(Reserve());
-  GW_ASSIGN_OR_RETURN(
-      Region slots,
-      Allocate(static_cast<size_t>(settings_.slots * settings_.slice_bytes), Access::kRemoteWrite));
-  auto link = std::make_unique<RdmaLink>(peer, who, settings_.slots, std::move(slots), counters_);
-  ConnectionFacts mine;
-  GW_RETURN_IF_ERROR(AddLanes(*link, mine));
+RdmaLink* RdmaTransport::Keep(End& end) {
+  std::unique_ptr<RdmaLink> link = end.Take();
+  RdmaLink* const kept = link.get();
+  for (Lane& lane : kept->lanes()) places_[lane.queue_pair().number()] = {kept, &lane};
+  links_[kept] = std::move(link);
+  return kept;
+}
 
+absl::StatusOr<std::unique_ptr<LinkEnd>> RdmaTransport::PrepareLink(int peer, std::string who,
+                                                                    const LinkOptions& options) {
+  return Prepare(peer, std::move(who), options);
+}
+
+absl::StatusOr<Link*> RdmaTransport::FinishLink(std::unique_ptr<LinkEnd> end,
+                                                const ConnectionFacts& theirs, Role, Deadline) {
+  auto* const mine = dynamic_cast<End*>(end.get());
+  if (mine == nullptr) return InvalidArgument("the end of a link is none of an RDMA transport");
+  GW_RETURN_IF_ERROR(error_);
+  GW_RETURN_IF_ERROR(Finish(*mine, theirs));
+  return static_cast<Link*>(Keep(*mine));
+}
+
+absl::StatusOr<RdmaLink*> RdmaTransport::Connect(int peer, Deadline deadline) {
+  GW_ASSIGN_OR_RETURN(const std::unique_ptr<End> end,
+                      Prepare(peer, world_.peer(peer).Describe(),
+                              {settings_.slots, static_cast<size_t>(settings_.slice_bytes)}));
   const int low = std::min(peer, world_.rank()), high = std::max(peer, world_.rank());
   const std::string exchange = fmt::format("rdma/{}/{}-{}", name_, low, high);
   GW_ASSIGN_OR_RETURN(const auto facts,
-                      world_.ExchangeFacts(exchange, mine, {low, high}, Until(deadline)));
-  const ConnectionFacts& theirs = facts[peer == high ? 1 : 0];
-  GW_RETURN_IF_ERROR(CheckFacts(theirs, peer));
-  size_t lane_number = 0;
-  for (Lane& lane : link->lanes()) {
-    GW_RETURN_IF_ERROR(rdma::Connect(lane.queue_pair(), port_, mine.queue_pairs[lane_number],
-                                     theirs.queue_pairs[lane_number], connection_, who));
-    ++lane_number;
-  }
-  GW_RETURN_IF_ERROR(link->Open(theirs.grants.front()));
+                      world_.ExchangeFacts(exchange, end->facts(), {low, high}, Until(deadline)));
+  GW_RETURN_IF_ERROR(Finish(*end, facts[peer == high ? 1 : 0]));
   // A packet that comes before its queue pair is ready is dropped, which costs the sender a
   // timeout: nobody writes before both ends are ready.
   GW_RETURN_IF_ERROR(
       world_.AllGather(exchange + "/ready", "", {low, high}, Until(deadline)).status());
-  for (Lane& lane : link->lanes()) places_[lane.queue_pair().number()] = {link.get(), &lane};
-  open_links_.push_back(link.get());
-  links_[static_cast<size_t>(peer)] = std::move(link);
-  return absl::OkStatus();
+  return Keep(*end);
+}
+
+void RdmaTransport::CloseLink(Link* link) {
+  const auto place = links_.find(link);
+  RdmaLink& closing = *place->second;
+  if (error_.ok() && !closing.closed()) {
+    closing.SayGoodbye();
+    const Deadline deadline = Clock::now() + kClosingGrace;
+    while (!closing.Drained() && Clock::now() < deadline && TakeCompletions().ok()) {
+      std::this_thread::yield();
+    }
+    closing.Close(Unavailable("this end of the link was closed"));
+  }
+  // What is on its way completes as flushed, and is looked at before the queue pairs go: their
+  // numbers will be others', and shared receives that were used up must be posted again.
+  for (Lane& lane : closing.lanes()) {
+    ibv_qp_attr attributes = {};
+    attributes.qp_state = IBV_QPS_ERR;
+    if (absl::Status ended = lane.queue_pair().Modify(attributes, IBV_QP_STATE, "to ERR");
+        !ended.ok()) {
+      spdlog::warn("{}: {}", closing.who(), Message(ended));
+    }
+  }
+  for (int left = completions_->entries(); left > 0;) {
+    const int taken = TakeCompletions().value_or(0);
+    if (taken == 0) break;
+    left -= taken;
+  }
+  std::replace(by_rank_.begin(), by_rank_.end(), &closing, static_cast<RdmaLink*>(nullptr));
+  for (Lane& lane : closing.lanes()) places_.erase(lane.queue_pair().number());
+  std::unique_ptr<RdmaLink> ended = std::move(place->second);
+  links_.erase(place);
+  Discard(std::move(ended));
+}
+
+void RdmaTransport::Discard(std::unique_ptr<RdmaLink> link) {
+  const int window = link->window();
+  const std::vector<SharedReceives::Pool*> pools = link->pools();
+  link.reset();
+  for (SharedReceives::Pool* pool : pools) shared_receives_->Remove(*pool, ReceiveDepth(window));
+  reserved_ -= CompletionsOf(window);
 }
 
 void RdmaTransport::Drain(Deadline deadline) {
   while (error_.ok() && world_.failure().ok() && Clock::now() < deadline &&
-         !std::all_of(open_links_.begin(), open_links_.end(),
-                      [](const RdmaLink* link) { return link->Drained(); })) {
+         !std::all_of(links_.begin(), links_.end(),
+                      [](const auto& link) { return link.second->Drained(); })) {
     if (!TakeCompletions().ok()) return;
     std::this_thread::yield();
   }
@@ -224,9 +318,9 @@ void RdmaTransport::Drain(Deadline deadline) {
 
 RdmaTransport::~RdmaTransport() {
   const Deadline deadline = Clock::now() + kPartingGrace;
-  for (RdmaLink* link : open_links_) link->SettleEverything();
+  for (const auto& [key, link] : links_) link->SettleEverything();
   Drain(deadline);
-  for (RdmaLink* link : open_links_) link->SayGoodbye();
+  for (const auto& [key, link] : links_) link->SayGoodbye();
   Drain(deadline);
 }
 

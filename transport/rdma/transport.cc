@@ -16,40 +16,46 @@ constexpr std::chrono::milliseconds kEventInterval{1};
 }  // namespace
 
 absl::Status RdmaTransport::Flush() {
-  for (RdmaLink* link : open_links_) link->Post();
+  while (RdmaLink* const link = queues_.unposted.Pop()) link->Post();
   return error_;
 }
 
 int RdmaTransport::Collect(std::span<Completion> out) {
-  int count = 0;
-  for (RdmaLink* link : open_links_) {
-    if (link->due()) count += link->Deliver(out.subspan(static_cast<size_t>(count)));
+  size_t count = 0;
+  while (count < out.size()) {
+    OrderedLink* const link = queues_.due.Pop();
+    if (link == nullptr) break;
+    count += static_cast<size_t>(link->Deliver(out.subspan(count)));
   }
-  return count;
+  return static_cast<int>(count);
 }
 
-absl::Status RdmaTransport::TakeCompletions() {
+absl::StatusOr<int> RdmaTransport::TakeCompletions() {
   GW_ASSIGN_OR_RETURN(const int count, completions_->Poll(batch_));
   for (int i = 0; i < count; ++i) {
     const ibv_wc& completion = batch_[static_cast<size_t>(i)];
     const auto place = places_.find(completion.qp_num);
-    if (place == places_.end()) {
-      return InternalError("{}: completion of queue pair {}, which is not ours", port_.device,
-                           completion.qp_num);
+    if (place != places_.end()) {
+      place->second.link->Complete(*place->second.lane, completion);
+      continue;
     }
-    place->second.link->Complete(*place->second.lane, completion);
+    // Of a link that was closed; a shared receive is missed by the others.
+    if (!shared_receives_ || !Receives::Completed(completion)) continue;
+    if (const int error = shared_receives_->Consumed(completion); error != 0) {
+      return VerbsError(error, Verb::kPost, "post shared receives");
+    }
   }
   // Completions made room in send queues.
   if (count > 0) GW_RETURN_IF_ERROR(Flush());
-  return absl::OkStatus();
+  return count;
 }
 
 absl::StatusOr<int> RdmaTransport::Poll(std::span<Completion> out) {
   GW_RETURN_IF_ERROR(Flush());
   if (const int count = Collect(out); count > 0) return count;
-  if (absl::Status taken = TakeCompletions(); !taken.ok()) {
-    Fail(taken);
-    return taken;
+  if (const auto taken = TakeCompletions(); !taken.ok()) {
+    Fail(taken.status());
+    return taken.status();
   }
   return Collect(out);
 }
@@ -62,6 +68,7 @@ absl::StatusOr<int> RdmaTransport::Wait(std::span<Completion> out, Deadline dead
     for (Deadline now = start;;) {
       GW_ASSIGN_OR_RETURN(const int count, Poll(out));
       if (count > 0) return count;
+      if (waker_.Take()) return 0;
       if (yield_) sched_yield();
       now = Clock::now();
       if (now >= look) {
@@ -74,6 +81,7 @@ absl::StatusOr<int> RdmaTransport::Wait(std::span<Completion> out, Deadline dead
   while (true) {
     GW_ASSIGN_OR_RETURN(const int early, Poll(out));
     if (early > 0) return early;
+    if (waker_.Take()) return 0;
     if (Clock::now() >= deadline) return DeadlineExceeded("nothing arrived in time");
     if (!armed_) {
       GW_RETURN_IF_ERROR(completions_->Arm());
@@ -86,9 +94,10 @@ absl::StatusOr<int> RdmaTransport::Wait(std::span<Completion> out, Deadline dead
 }
 
 absl::Status RdmaTransport::Block(Deadline deadline) {
-  std::array<pollfd, 3> sources = {pollfd{completions_->fd(), POLLIN, 0},
+  std::array<pollfd, 4> sources = {pollfd{completions_->fd(), POLLIN, 0},
                                    pollfd{world_.failure_fd(), POLLIN, 0},
-                                   pollfd{device_->async_fd(), POLLIN, 0}};
+                                   pollfd{device_->async_fd(), POLLIN, 0},
+                                   pollfd{waker_.fd(), POLLIN, 0}};  // who waits takes it
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
   ++counters_.blocks;
   ++counters_.syscalls;
@@ -114,9 +123,14 @@ absl::Status RdmaTransport::CheckEvents() {
     while (true) {
       GW_ASSIGN_OR_RETURN(const auto event, device_->NextAsyncEvent());
       if (!event) break;
-      if (absl::Status status = AsyncEventStatus(*event, port_.device); !status.ok()) {
-        // Another port of the device is not ours to mind.
-        if (event->port == 0 || event->port == port_.port) Fail(std::move(status));
+      absl::Status status = AsyncEventStatus(*event, port_.device);
+      if (status.ok()) continue;
+      if (event->qp_number != 0) {
+        // The end of one link, which may be closed already.
+        const auto place = places_.find(event->qp_number);
+        if (place != places_.end()) place->second.link->Close(std::move(status));
+      } else if (event->port == 0 || event->port == port_.port) {
+        Fail(std::move(status));  // another port of the device is not ours to mind
       }
     }
     GW_RETURN_IF_ERROR(error_);
@@ -131,7 +145,7 @@ absl::Status RdmaTransport::CheckEvents() {
 void RdmaTransport::Fail(absl::Status reason) {
   if (!error_.ok()) return;
   error_ = std::move(reason);
-  for (RdmaLink* link : open_links_) link->Close(error_);
+  for (const auto& [key, link] : links_) link->Close(error_);
 }
 
 }  // namespace gradwire::rdma

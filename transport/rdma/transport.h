@@ -12,10 +12,11 @@
 #include "transport/rdma/connection.h"
 #include "transport/rdma/interface.h"
 #include "transport/rdma/link.h"
-#include "transport/rdma/receives.h"
 #include "transport/rdma/region_cache.h"
+#include "transport/rdma/shared_receives.h"
 #include "transport/rdma/verbs.h"
 #include "transport/transport.h"
+#include "transport/waker.h"
 
 namespace gradwire::rdma {
 
@@ -37,22 +38,19 @@ class RdmaTransport : public Transport {
   absl::StatusOr<Region> Register(Bytes bytes, Access access) override;
   absl::StatusOr<Region> Allocate(size_t bytes, Access access) override;
   absl::StatusOr<Link*> OpenLink(int peer, Deadline deadline) override;
-  absl::StatusOr<std::unique_ptr<LinkEnd>> PrepareLink(int, std::string,
-                                                       const LinkOptions&) override {
-    return absl::UnimplementedError("PrepareLink");
-  }
-  absl::StatusOr<Link*> FinishLink(std::unique_ptr<LinkEnd>, const ConnectionFacts&, Role,
-                                   Deadline) override {
-    return absl::UnimplementedError("FinishLink");
-  }
-  void CloseLink(Link*) override {}
-  void Wake() override {}
+  absl::StatusOr<std::unique_ptr<LinkEnd>> PrepareLink(int peer, std::string who,
+                                                       const LinkOptions& options) override;
+  absl::StatusOr<Link*> FinishLink(std::unique_ptr<LinkEnd> end, const ConnectionFacts& theirs,
+                                   Role role, Deadline deadline) override;
+  void CloseLink(Link* link) override;
   absl::Status Flush() override;
   absl::StatusOr<int> Poll(std::span<Completion> out) override;
   absl::StatusOr<int> Wait(std::span<Completion> out, Deadline deadline) override;
+  void Wake() override { waker_.Wake(); }
   TransportCounters counters() const override { return counters_; }
 
  private:
+  class End;
   enum class Mode : uint8_t { kAdaptive, kPolling, kChannel };
   struct Place {
     RdmaLink* link;
@@ -63,22 +61,31 @@ class RdmaTransport : public Transport {
   absl::Status Start();
 
   // --- Setting up (setup.cc) ---
-  absl::Status Connect(int peer, Deadline deadline);
+  absl::StatusOr<std::unique_ptr<End>> Prepare(int peer, std::string who,
+                                               const LinkOptions& options);
   // Makes the queue pairs of `link` in INIT, with receives posted; fills in what the peer must
   // know.
   absl::Status AddLanes(RdmaLink& link, ConnectionFacts& mine);
-  // Room for the completions of one more link.
-  absl::Status Reserve();
-  absl::Status CheckFacts(const ConnectionFacts& theirs, int peer) const;
+  // Brings the queue pairs of `end` to RTS.
+  absl::Status Finish(End& end, const ConnectionFacts& theirs);
+  // From here on its completions are looked at.
+  RdmaLink* Keep(End& end);
+  // Frees what a link shares with others, and the link.
+  void Discard(std::unique_ptr<RdmaLink> link);
+  absl::StatusOr<RdmaLink*> Connect(int peer, Deadline deadline);
+  // Room for so many more completions.
+  absl::Status Reserve(int completions);
+  // Completions that a link of this window can have waiting.
+  int CompletionsOf(int window) const;
   // Receives per lane: see the comment at the definition.
-  int ReceiveDepth() const;
+  int ReceiveDepth(int window) const;
   // Until every link is drained, the job has failed, or `deadline`.
   void Drain(Deadline deadline);
 
   // --- Data path (transport.cc) ---
   int Collect(std::span<Completion> out);
-  // Takes completions off the queue and hands them to their links.
-  absl::Status TakeCompletions();
+  // Takes completions off the queue and hands them to their links; returns how many.
+  absl::StatusOr<int> TakeCompletions();
   // What happened beside the data: a failed world, a wanted diagnosis, an event of the device.
   absl::Status CheckEvents();
   // Sleeps until a completion or one of those, at most until `deadline`.
@@ -102,12 +109,13 @@ class RdmaTransport : public Transport {
   std::optional<ProtectionDomain> domain_;
   std::optional<RegionCache> regions_;
   std::optional<CompletionQueue> completions_;
-  std::optional<SharedReceiveQueue> shared_queue_;
-  std::optional<Receives> shared_receives_;
-  std::vector<std::unique_ptr<Receives>> own_receives_;
+  std::optional<SharedReceives> shared_receives_;  // none when every queue pair has its own
+  Waker waker_;
 
-  std::vector<std::unique_ptr<RdmaLink>> links_;  // by rank, null until opened
-  std::vector<RdmaLink*> open_links_;
+  LinkQueues queues_;
+  int reserved_ = 0;  // completions that the links there are can have waiting
+  std::unordered_map<const Link*, std::unique_ptr<RdmaLink>> links_;
+  std::vector<RdmaLink*> by_rank_;              // null until opened
   std::unordered_map<uint32_t, Place> places_;  // by queue pair number
   std::array<ibv_wc, 32> batch_;
   bool armed_ = false;  // the channel has been asked for an event that was not taken yet

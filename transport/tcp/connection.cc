@@ -13,6 +13,9 @@
 namespace gradwire::tcp {
 namespace {
 
+constexpr uint32_t kConnects = 1;
+constexpr uint32_t kAccepts = 2;
+
 using Proof = std::array<unsigned char, Greeting::kProofBytes>;
 
 Proof MakeProof(const Greeting::Wire& wire, const std::string& key) {
@@ -46,12 +49,12 @@ Greeting::Wire Greeting::Encode(const std::string& key) const {
   Put(at, htobe32(kMagic));
   Put(at, htobe16(kVersion));
   Put(at, htobe16(lane));
-  Put(at, htobe32(from));
-  Put(at, htobe32(to));
+  Put(at, htobe64(link));
   Put(at, htobe64(slots.address));
   Put(at, htobe64(slots.length));
   Put(at, htobe32(slots.key));
-  static_assert(kSignedBytes == 4 + 2 + 2 + 4 + 4 + 8 + 8 + 4 + 4);
+  Put(at, htobe32(role == Role::kConnect ? kConnects : kAccepts));
+  static_assert(kSignedBytes == 4 + 2 + 2 + 8 + 8 + 8 + 4 + 4);
   const Proof proof = MakeProof(wire, key);
   std::memcpy(wire.data() + kSignedBytes, proof.data(), proof.size());
   return wire;
@@ -70,16 +73,18 @@ absl::StatusOr<Greeting> Greeting::Decode(const Wire& wire) {
   }
   Greeting greeting;
   greeting.lane = be16toh(Take<uint16_t>(at));
-  greeting.from = be32toh(Take<uint32_t>(at));
-  greeting.to = be32toh(Take<uint32_t>(at));
+  greeting.link = be64toh(Take<uint64_t>(at));
   greeting.slots.address = be64toh(Take<uint64_t>(at));
   greeting.slots.length = be64toh(Take<uint64_t>(at));
   greeting.slots.key = be32toh(Take<uint32_t>(at));
+  const uint32_t role = be32toh(Take<uint32_t>(at));
+  if (role != kConnects && role != kAccepts) return ProtocolError("greeting in role {}", role);
+  greeting.role = role == kConnects ? Role::kConnect : Role::kAccept;
   return greeting;
 }
 
-std::string LinkKey(const std::string& secret_of_lower, const std::string& secret_of_higher) {
-  return secret_of_lower + secret_of_higher;
+std::string LinkKey(const std::string& secret_of_connector, const std::string& secret_of_acceptor) {
+  return secret_of_connector + secret_of_acceptor;
 }
 
 bool ProofIsRight(const Greeting::Wire& wire, const std::string& key) {
@@ -96,7 +101,7 @@ absl::StatusOr<std::string> MakeSecret() {
 }
 
 absl::Status Handshake::Step() {
-  if (connector && sent == 0) {
+  if (connector() && sent == 0) {
     int error = 0;
     socklen_t length = sizeof(error);
     if (getsockopt(fd.get(), SOL_SOCKET, SO_ERROR, &error, &length) != 0) error = errno;

@@ -13,6 +13,8 @@
 
 namespace gradwire::tcp {
 
+class TcpLink;
+
 class Lane {
  public:
   // `most_payload`: bytes of a slice; `queue`: the most frames that can ever wait to be sent.
@@ -39,8 +41,8 @@ class Lane {
   // A frame may be complete although the socket is empty.
   bool staged() const { return stage_end_ - stage_begin_ >= FrameHeader::kBytes; }
 
-  // What epoll reports for this lane.
-  void* source = nullptr;
+  // The link it belongs to; epoll reports lanes.
+  TcpLink* link = nullptr;
   // Whether epoll is to report room for sending; kept here to save calls that change nothing.
   bool armed_for_sending = false;
 

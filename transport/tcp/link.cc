@@ -9,22 +9,33 @@ namespace {
 constexpr uint32_t kLargeWrite = 16 << 10;
 }  // namespace
 
-TcpLink::TcpLink(int peer, std::string who, int window, int lanes, Region slots,
-                 TransportCounters& counters)
-    : OrderedLink(peer, std::move(who), window, std::move(slots), counters),
-      lanes_(static_cast<size_t>(lanes)) {}
+TcpLink::TcpLink(uint64_t id, int peer, std::string who, const LinkOptions& options, int lanes,
+                 Region slots, TransportCounters& counters, LinkQueues& queues)
+    : OrderedLink(peer, std::move(who), options, std::move(slots), counters, queues.due),
+      id_(id),
+      lanes_(static_cast<size_t>(lanes)),
+      busy_queue_(queues.busy) {}
+
+void TcpLink::Expect(Role role, std::string key) {
+  role_ = role;
+  key_ = std::move(key);
+}
 
 absl::Status TcpLink::AddLane(int lane, FileDescriptor fd, const MemoryGrant& slots_at_peer) {
   GW_RETURN_IF_ERROR(SetPeerSlots(slots_at_peer));
   // Data frames are bounded by credits; credit frames by the window as well, since the peer must
   // have written what they release.
-  lanes_[static_cast<size_t>(lane)] =
-      std::make_unique<Lane>(std::move(fd), slot_bytes_, 2 * window_ + 2);
+  auto& added = lanes_[static_cast<size_t>(lane)];
+  added = std::make_unique<Lane>(std::move(fd), slot_bytes_, 2 * window_ + 2);
+  added->link = this;
   ++open_lanes_;
   return absl::OkStatus();
 }
 
 absl::Status TcpLink::Write(const RegionSpan& from, const RemoteSpan& to, uint32_t tag) {
+  if (!open() && !closed()) {
+    return FailedPrecondition("{} has not connected yet: write after its first arrival", who_);
+  }
   const uint64_t sequence = next_sequence_;
   FrameHeader header;
   GW_ASSIGN_OR_RETURN(header.immediate, BeginWrite(from, to, tag));
@@ -35,6 +46,7 @@ absl::Status TcpLink::Write(const RegionSpan& from, const RemoteSpan& to, uint32
   const bool idle = !lane.sending();
   lane.Enqueue(header, from.data, sequence);
   if (idle) Send(lane);
+  QueueIfBusy();
   return absl::OkStatus();
 }
 
@@ -47,6 +59,7 @@ absl::Status TcpLink::Release(int count) {
   const bool idle = !lane.sending();
   lane.Enqueue(header, nullptr, 0);
   if (idle) Send(lane);
+  QueueIfBusy();
   return absl::OkStatus();
 }
 
@@ -57,6 +70,15 @@ void TcpLink::Send(Lane& lane) {
     return;
   }
   UpdateWritten();
+}
+
+void TcpLink::QueueIfBusy() {
+  if (closed()) return;
+  for (const auto& lane : lanes_) {
+    if (lane->sending() || lane->staged() || lane->armed_for_sending) {
+      return busy_queue_.Push(busy_entry_);
+    }
+  }
 }
 
 void TcpLink::UpdateWritten() {

@@ -10,17 +10,31 @@
 
 namespace gradwire::tcp {
 
+class TcpLink;
+
+// What all links of a transport share.
+struct LinkQueues {
+  WorkQueue<OrderedLink> due;
+  WorkQueue<TcpLink> busy;  // see TcpLink::QueueIfBusy()
+};
+
 class TcpLink : public OrderedLink {
  public:
-  // `who` describes the peer in messages; `slots` is this side's memory for its writes.
-  TcpLink(int peer, std::string who, int window, int lanes, Region slots,
-          TransportCounters& counters);
+  // `id` is this side's number for it, `who` describes the peer in messages, `slots` is this side's
+  // memory for its writes.
+  TcpLink(uint64_t id, int peer, std::string who, const LinkOptions& options, int lanes,
+          Region slots, TransportCounters& counters, LinkQueues& queues);
 
   absl::Status Write(const RegionSpan& from, const RemoteSpan& to, uint32_t tag) override;
   absl::Status Settle() override { return absl::OkStatus(); }  // every write is reported
   absl::Status Release(int count) override;
 
   // --- Setting up ---
+  uint64_t id() const { return id_; }
+  // Lanes may be added from now on; greetings are signed with `key`.
+  void Expect(Role role, std::string key);
+  Role role() const { return role_; }
+  const std::string& key() const { return key_; }
   bool HasLane(int lane) const { return lanes_[static_cast<size_t>(lane)] != nullptr; }
   // `slots_at_peer` is the same on all lanes of a link; ProtocolError otherwise.
   absl::Status AddLane(int lane, FileDescriptor fd, const MemoryGrant& slots_at_peer);
@@ -32,12 +46,20 @@ class TcpLink : public OrderedLink {
   void Send(Lane& lane);
   // Receives on `lane` until nothing is left, `room` frames came or a large write has arrived.
   void Receive(Lane& lane, RegionTable& regions, int room);
+  // Puts the link into the queue of the busy while epoll alone does not tell what it has to do: to
+  // send, to go on with what was read ahead, or to stop asking for room to send.
+  void QueueIfBusy();
 
  private:
   void UpdateWritten();
 
+  const uint64_t id_;
+  Role role_ = Role::kConnect;
+  std::string key_;
   std::vector<std::unique_ptr<Lane>> lanes_;
   int open_lanes_ = 0;
+  WorkQueue<TcpLink>& busy_queue_;
+  WorkQueue<TcpLink>::Entry busy_entry_{this};
 };
 
 }  // namespace gradwire::tcp

@@ -73,7 +73,7 @@ absl::StatusOr<FileDescriptor> Listen(const SocketAddress& address, const Settin
       socket(address.storage.ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0));
   if (!fd.valid()) return ErrnoError(errno, "socket");
   GW_RETURN_IF_ERROR(ApplyOptions(fd.get(), settings));
-  if (bind(fd.get(), address.get(), address.length) != 0 || listen(fd.get(), 256) != 0) {
+  if (bind(fd.get(), address.get(), address.length) != 0 || listen(fd.get(), SOMAXCONN) != 0) {
     return ErrnoError(errno, "cannot listen on {}", address.ToString());
   }
   sockaddr_storage bound = {};

@@ -11,65 +11,79 @@ namespace gradwire::tcp {
 namespace {
 // Up to this many sockets are asked one by one while spinning; above, epoll tells which are ready.
 constexpr int kDirectLanes = 2;
+// Then epoll, which also knows of connections and failures, is asked at every so many-th poll.
+constexpr unsigned kPollsPerLook = 64;
 }  // namespace
 
 // A write starts when it is posted; what its socket did not take is tried again by polling.
 absl::Status TcpTransport::Flush() { return absl::OkStatus(); }
 
 int TcpTransport::Collect(std::span<Completion> out) {
-  int count = 0;
-  for (TcpLink* link : open_links_) {
-    if (link->due()) count += link->Deliver(out.subspan(static_cast<size_t>(count)));
+  size_t count = 0;
+  while (count < out.size()) {
+    OrderedLink* const link = queues_.due.Pop();
+    if (link == nullptr) break;
+    count += static_cast<size_t>(link->Deliver(out.subspan(count)));
   }
-  return count;
+  return static_cast<int>(count);
 }
 
-void TcpTransport::Progress(TcpLink& link, Lane& lane, int room) {
+void TcpTransport::Progress(Lane& lane, int room) {
+  TcpLink& link = *lane.link;
   if (lane.sending()) link.Send(lane);
   if (!link.closed()) link.Receive(lane, regions_, room);
-  if (!link.closed()) return;
-  // An ended connection is readable for ever; epoll must not wake us for it.
-  for (const auto& ended : link.lanes()) {
-    epoll_ctl(data_epoll_.get(), EPOLL_CTL_DEL, ended->fd(), nullptr);
+  if (link.closed()) {
+    // An ended connection is readable for ever; epoll must not wake us for it.
+    for (const auto& ended : link.lanes()) {
+      epoll_ctl(data_epoll_.get(), EPOLL_CTL_DEL, ended->fd(), nullptr);
+    }
+    return;
   }
+  if (lane.armed_for_sending && !lane.sending()) Arm(lane);
+  link.QueueIfBusy();
 }
 
 absl::Status TcpTransport::ProgressReady(int room, int timeout_ms) {
-  std::array<epoll_event, 16> events;
+  std::array<epoll_event, 64> events;
   ++counters_.syscalls;
   const int ready =
       epoll_wait(data_epoll_.get(), events.data(), static_cast<int>(events.size()), timeout_ms);
   if (ready < 0 && errno != EINTR) return ErrnoError(errno, "epoll_wait");
+  if (ready == 0 && !listening_) return ServiceControl(0);
   for (int i = 0; i < ready; ++i) {
-    auto* source = static_cast<Source*>(events[static_cast<size_t>(i)].data.ptr);
-    if (source == nullptr) {
+    void* const source = events[static_cast<size_t>(i)].data.ptr;
+    if (source == &control_epoll_) {
       GW_RETURN_IF_ERROR(ServiceControl(0));
-    } else {
-      Progress(*source->link, *source->link->lanes()[static_cast<size_t>(source->lane)], room);
+    } else if (source != &waker_) {  // who waits looks at that
+      Progress(*static_cast<Lane*>(source), room);
     }
   }
   return absl::OkStatus();
 }
 
 void TcpTransport::ProgressKnown(int room) {
-  for (TcpLink* link : open_links_) {
+  const TcpLink* const newest = queues_.busy.newest();
+  while (TcpLink* const link = queues_.busy.Pop()) {
     for (const auto& lane : link->lanes()) {
-      if (lane->staged() && !link->closed()) {
-        Progress(*link, *lane, room);
-      } else if (lane->sending()) {
+      if (link->closed()) break;
+      if (lane->staged()) {
+        Progress(*lane, room);
+      } else if (lane->sending() && !lane->armed_for_sending) {
         link->Send(*lane);
       }
     }
+    link->QueueIfBusy();
+    if (link == newest) break;
   }
 }
 
 absl::StatusOr<int> TcpTransport::Poll(std::span<Completion> out) {
   if (const int count = Collect(out); count > 0) return count;
   const int room = static_cast<int>(out.size());
-  if (open_lanes_ <= kDirectLanes) {
+  if (open_lanes_ <= kDirectLanes && ++direct_polls_ % kPollsPerLook != 0) {
     for (TcpLink* link : open_links_) {
       for (const auto& lane : link->lanes()) {
-        if (!link->closed()) Progress(*link, *lane, room);
+        if (!link->closed()) Progress(*lane, room);
       }
     }
   } else {
@@ -86,6 +100,7 @@ absl::StatusOr<int> TcpTransport::Wait(std::span<Completion> out, Deadline deadl
     do {
       GW_ASSIGN_OR_RETURN(const int count, Poll(out));
       if (count > 0) return count;
+      if (waker_.Take()) return 0;
       if (yield_) sched_yield();
     } while (Clock::now() < until);
   }
@@ -93,10 +108,12 @@ absl::StatusOr<int> TcpTransport::Wait(std::span<Completion> out, Deadline deadl
     // What needs no news first; then sleep until there are some.
     ProgressKnown(room);
     if (const int count = Collect(out); count > 0) return count;
+    if (waker_.Take()) return 0;
     const Deadline now = Clock::now();
     if (now >= deadline) return DeadlineExceeded("nothing arrived in time");
     ArmForSending();
-    const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - now).count();
+    auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - now).count();
+    if (!listening_) left = std::min<int64_t>(left, 100);  // until strangers have had their time
     ++counters_.blocks;
     GW_RETURN_IF_ERROR(
         ProgressReady(room, static_cast<int>(std::clamp<int64_t>(left, 0, 1'000'000))));
@@ -104,18 +121,23 @@ absl::StatusOr<int> TcpTransport::Wait(std::span<Completion> out, Deadline deadl
 }
 
 void TcpTransport::ArmForSending() {
-  for (TcpLink* link : open_links_) {
-    if (link->closed()) continue;
+  const TcpLink* const newest = queues_.busy.newest();
+  while (TcpLink* const link = queues_.busy.Pop()) {
     for (const auto& lane : link->lanes()) {
-      if (lane->sending() == lane->armed_for_sending) continue;
-      lane->armed_for_sending = lane->sending();
-      epoll_event event = {};
-      event.events = EPOLLIN | (lane->armed_for_sending ? EPOLLOUT : 0u);
-      event.data.ptr = lane->source;
-      ++counters_.syscalls;
-      epoll_ctl(data_epoll_.get(), EPOLL_CTL_MOD, lane->fd(), &event);
+      if (!link->closed() && lane->sending() != lane->armed_for_sending) Arm(*lane);
     }
+    link->QueueIfBusy();
+    if (link == newest) break;
   }
+}
+
+void TcpTransport::Arm(Lane& lane) {
+  lane.armed_for_sending = lane.sending();
+  epoll_event event = {};
+  event.events = EPOLLIN | (lane.armed_for_sending ? EPOLLOUT : 0u);
+  event.data.ptr = &lane;
+  ++counters_.syscalls;
+  epoll_ctl(data_epoll_.get(), EPOLL_CTL_MOD, lane.fd(), &event);
 }
 
 }  // namespace gradwire::tcp

@@ -5,6 +5,7 @@
 #include <list>
 #include <memory>
 #include <string>
+#include <unordered_map>
 #include <vector>
 
 #include "transport/bootstrap/world.h"
@@ -13,6 +14,7 @@
 #include "transport/tcp/link.h"
 #include "transport/tcp/region_table.h"
 #include "transport/transport.h"
+#include "transport/waker.h"
 
 namespace gradwire::tcp {
 
@@ -32,60 +34,66 @@ class TcpTransport : public Transport {
   absl::StatusOr<Region> Register(Bytes bytes, Access access) override;
   absl::StatusOr<Region> Allocate(size_t bytes, Access access) override;
   absl::StatusOr<Link*> OpenLink(int peer, Deadline deadline) override;
-  absl::StatusOr<std::unique_ptr<LinkEnd>> PrepareLink(int, std::string,
-                                                       const LinkOptions&) override {
-    return absl::UnimplementedError("PrepareLink");
-  }
-  absl::StatusOr<Link*> FinishLink(std::unique_ptr<LinkEnd>, const ConnectionFacts&, Role,
-                                   Deadline) override {
-    return absl::UnimplementedError("FinishLink");
-  }
-  void CloseLink(Link*) override {}
-  void Wake() override {}
+  absl::StatusOr<std::unique_ptr<LinkEnd>> PrepareLink(int peer, std::string who,
+                                                       const LinkOptions& options) override;
+  absl::StatusOr<Link*> FinishLink(std::unique_ptr<LinkEnd> end, const ConnectionFacts& theirs,
+                                   Role role, Deadline deadline) override;
+  void CloseLink(Link* link) override;
   absl::Status Flush() override;
   absl::StatusOr<int> Poll(std::span<Completion> out) override;
   absl::StatusOr<int> Wait(std::span<Completion> out, Deadline deadline) override;
+  void Wake() override { waker_.Wake(); }
   TransportCounters counters() const override { return counters_; }
 
  private:
-  struct PendingHandshake;
-  // What an epoll event is about.
-  struct Source {
-    enum class Kind : uint8_t { kListener, kFailure, kHandshake, kLane };
-    Kind kind = Kind::kListener;
-    TcpLink* link = nullptr;
-    int lane = 0;
-    PendingHandshake* handshake = nullptr;
-  };
-  struct PendingHandshake {
-    Handshake handshake;
-    Source source;
-  };
+  class End;
 
   TcpTransport(World& world, const Settings& settings);
   absl::Status Start(std::string_view name, std::string_view why);
 
   // --- Setting up (setup.cc) ---
-  absl::StatusOr<TcpLink*> MakeLink(int peer);
-  absl::Status Connect(int peer, Deadline deadline);
+  // What every end of a link of this shape tells, but for secret and number.
+  ConnectionFacts Facts(const LinkOptions& options) const;
+  absl::StatusOr<std::unique_ptr<TcpLink>> MakeLink(uint64_t id, int peer, std::string who,
+                                                    const LinkOptions& options);
+  // From here on greetings of the link's lanes are taken.
+  TcpLink* Adopt(std::unique_ptr<TcpLink> link, Role role, std::string key);
+  // Frees it and its connections.
+  void Forget(TcpLink& link);
+  absl::StatusOr<TcpLink*> MakeRankLink(int peer);
+  uint64_t RankLinkId(int peer) const;
+  std::string RankLinkKey(int peer) const;
+  // The rank that may connect to us by a link of this number; -1 when there is none.
+  int ConnectingRank(uint64_t number) const;
+
+  // --- Connecting (accept.cc) ---
+  absl::Status Connect(TcpLink& link, uint64_t number_at_peer, const TcpEndpoint& endpoint,
+                       Deadline deadline);
+  // Serves the control plane until all lanes of `link` are there.
+  absl::Status AwaitLanes(TcpLink& link, Deadline deadline);
   void AcceptConnections();
+  void Drop(Handshake& handshake);
   // Moves one handshake on; true when it is over, well or not.
-  bool Step(PendingHandshake& pending);
-  absl::Status Greet(Handshake& handshake);
-  absl::Status Adopt(Handshake& handshake);
+  bool Step(Handshake& handshake);
+  static void Greet(Handshake& handshake, const TcpLink& link, uint64_t number, Role role);
+  absl::Status FinishHandshake(Handshake& handshake);
+  // The link that a greeting which came in asks for, its proof checked.
+  absl::StatusOr<TcpLink*> LinkFor(const Handshake& handshake, const Greeting& greeting);
+  absl::Status Open(TcpLink& link);
   // Handles connections and failure notices that are due. Aborted when the world wants us to stop.
   absl::Status ServiceControl(int timeout_ms);
-  std::string LinkKeyFor(int peer) const;
-  static absl::Status Watch(const FileDescriptor& epoll, int fd, Source* source);
+  static absl::Status Watch(const FileDescriptor& epoll, int fd, void* source);
 
   // --- Data path (transport.cc) ---
   int Collect(std::span<Completion> out);
-  void Progress(TcpLink& link, Lane& lane, int room);
+  void Progress(Lane& lane, int room);
   // Sends what waits and takes what was read ahead.
   void ProgressKnown(int room);
   // Serves the sockets that epoll reports within `timeout_ms`.
   absl::Status ProgressReady(int room, int timeout_ms);
+  // Has epoll report room for sending on lanes that wait for it, and on no others.
   void ArmForSending();
+  void Arm(Lane& lane);
 
   World& world_;
   const Settings settings_;
@@ -94,22 +102,27 @@ class TcpTransport : public Transport {
   std::string description_;
   RegionTable regions_;
   TransportCounters counters_;
+  ConnectionFacts mine_;                // what all our facts have in common
   std::vector<ConnectionFacts> facts_;  // by rank
 
   // Two epolls, since opening a link must not be woken by data: the control one (listener,
-  // handshakes, failure) is itself watched by the data one (lanes).
+  // handshakes, failure) is itself watched by the data one (lanes, waker).
   FileDescriptor control_epoll_;
   FileDescriptor data_epoll_;
+  Waker waker_;
   FileDescriptor listener_;
-  Source listener_source_{Source::Kind::kListener};
-  Source failure_source_{Source::Kind::kFailure};
-  std::list<PendingHandshake> handshakes_;
-  absl::Status connect_error_;  // of the link being opened
+  bool listening_ = true;  // not while as many strangers as we allow are being greeted
+  FileDescriptor spare_;   // given up for a moment to turn a connection away when there is no other
+  std::list<Handshake> handshakes_;
+  Deadline next_sweep_;         // of handshakes whose deadline has passed
+  absl::Status connect_error_;  // of the link being connected
 
-  std::vector<std::unique_ptr<TcpLink>> links_;  // by rank, null until opened
-  std::vector<TcpLink*> open_links_;
-  std::vector<std::unique_ptr<Source>> lane_sources_;
+  LinkQueues queues_;
+  uint64_t next_id_ = 1;
+  std::unordered_map<uint64_t, std::unique_ptr<TcpLink>> links_;  // by TcpLink::id()
+  std::vector<TcpLink*> open_links_;                              // those with all their lanes
   int open_lanes_ = 0;
+  unsigned direct_polls_ = 0;  // since the start
 };
 
 }  // namespace gradwire::tcp

@@ -78,7 +78,7 @@ class LaneTest : public ::testing::Test {
     for (int i = 0; i < count; ++i) {
       const ibv_wc& completion = batch[static_cast<size_t>(i)];
       EXPECT_EQ(completion.status, IBV_WC_SUCCESS);
-      if (completion.wr_id == Receives::kWorkRequestId) {
+      if (Receives::Completed(completion)) {
         ++arrivals_;
       } else {
         EXPECT_TRUE(lane_->Retire(completion.wr_id));

@@ -239,8 +239,7 @@ class HostilePeer {
   int Greet(MemoryGrant& slots) {
     const int fd = Connect();
     Greeting greeting;
-    greeting.from = 0;
-    greeting.to = 1;
+    greeting.link = RankLinkNumber(0, 1);
     greeting.slots = {4096, 4 * 4096, 0x80000000, 0};
     const Greeting::Wire wire = greeting.Encode(Key());
     EXPECT_EQ(send(fd, wire.data(), wire.size(), 0), static_cast<ssize_t>(wire.size()));
@@ -357,17 +356,21 @@ TEST(Hostile, StrangersAreTurnedAwayAndDoNoHarm) {
   HostilePeer peer;
   std::vector<int> strangers;
   Greeting wrong;
-  wrong.from = 0;
-  wrong.to = 1;
+  wrong.link = RankLinkNumber(0, 1);
   wrong.slots = {4096, 4 * 4096, 0x80000000, 0};
+  Greeting answer = wrong;
+  answer.role = Role::kAccept;
   Greeting from_itself = wrong;
-  from_itself.from = 1;
+  from_itself.link = RankLinkNumber(1, 1);
   Greeting beyond = wrong;
-  beyond.from = 99;
+  beyond.link = RankLinkNumber(99, 1);
+  Greeting nowhere = wrong;
+  nowhere.link = 1;
   Greeting lane = wrong;
   lane.lane = 9;
-  for (const auto& wire : {wrong.Encode("guess"), from_itself.Encode(peer.Key()),
-                           beyond.Encode(peer.Key()), lane.Encode(peer.Key())}) {
+  for (const auto& wire :
+       {wrong.Encode("guess"), answer.Encode(peer.Key()), from_itself.Encode(peer.Key()),
+        beyond.Encode(peer.Key()), nowhere.Encode(peer.Key()), lane.Encode(peer.Key())}) {
     strangers.push_back(peer.Connect());
     ASSERT_EQ(send(strangers.back(), wire.data(), wire.size(), 0),
               static_cast<ssize_t>(wire.size()));
