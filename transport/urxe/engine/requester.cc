@@ -69,7 +69,8 @@ void Advance(Engine& engine, QueuePair& qp, uint32_t psn) {
   if (qp.window->limit < limit) {
     qp.window->limit = std::min(limit, qp.window->limit + qp.mtu);
   }
-  Rearm(engine, qp);
+  requester.retries_left = qp.attr.retry_cnt;
+  Arm(engine, qp);
   engine.WantToSend(qp);
 }
 
@@ -178,14 +179,16 @@ void OnNak(Engine& engine, QueuePair& qp, const Header& header) {
 
 }  // namespace
 
-void Rearm(Engine& engine, QueuePair& qp) {
+void Arm(Engine& engine, QueuePair& qp) {
   auto& requester = qp.requester;
-  requester.retries_left = qp.attr.retry_cnt;
   requester.probe_backoff = 0;
   requester.deadline = requester.probe_at = 0;
   if (requester.send_psn == requester.unacked_psn) return;
   const uint64_t timeout = AckTimeout(qp.attr.timeout);
-  if (timeout != 0) requester.deadline = engine.now() + timeout;
+  // The interval may be up to four times what was set (IBTA 9.7.6.1.3). From one retry to the next
+  // it grows to that: a peer whose processor is taken for a while has not gone.
+  const uint32_t retries = qp.attr.retry_cnt - requester.retries_left;
+  if (timeout != 0) requester.deadline = engine.now() + (timeout << std::min(retries, 2u));
   requester.probe_at = engine.now() + kProbeInterval;
   engine.WantTimer(qp, requester.deadline == 0 ? requester.probe_at
                                                : std::min(requester.deadline, requester.probe_at));

@@ -30,8 +30,8 @@ int Gather(Engine& engine, QueuePair& qp, uint32_t position, uint32_t offset, ui
 bool SendPacket(Engine& engine, QueuePair& qp, uint32_t position, uint32_t psn, uint32_t packets,
                 bool ask);
 
-// Sets the timers: the oldest packet in flight is young again. Retries start anew.
-void Rearm(Engine& engine, QueuePair& qp);
+// Sets the timers: the oldest packet in flight is young again.
+void Arm(Engine& engine, QueuePair& qp);
 
 uint64_t AckTimeout(uint8_t exponent);  // ns (IBTA 9.7.6.1.3); 0: none
 uint64_t RnrDelay(uint8_t code);        // ns (IBTA table 46)

@@ -242,9 +242,7 @@ void SendMore(Engine& engine, QueuePair& qp) {
   }
   if (idle && requester.send_psn != requester.unacked_psn && requester.deadline == 0 &&
       requester.probe_at == 0) {
-    const uint32_t retries = requester.retries_left;
-    Rearm(engine, qp);
-    requester.retries_left = retries;  // sending is not progress
+    Arm(engine, qp);
   }
   if (qp.draining && qp.first == qp.next) {
     qp.draining = false;
