@@ -209,6 +209,25 @@ TEST_P(LinkContract, ManyLinksToOneServerComeAndGo) {
   Echo(transport, {*link}, 6, kSmallLink);
 }
 
+TEST_P(LinkContract, ClientsConnectAtOnce) {
+  LinkServer server(make(), kSmallLink);
+  std::vector<std::thread> clients;
+  for (int i = 0; i < 4; ++i) {
+    clients.emplace_back([&] {
+      Loner client(make());
+      std::vector<Link*> links;
+      for (int j = 0; j < 25; ++j) {
+        const auto link = ConnectTo(server, *client.transport);
+        ASSERT_TRUE(link.ok()) << link.status();
+        links.push_back(*link);
+      }
+      Echo(*client.transport, links, 6, kSmallLink);
+    });
+  }
+  for (std::thread& client : clients) client.join();
+  EXPECT_TRUE(server.AwaitLinks(0)) << server.links();
+}
+
 TEST_P(LinkContract, ClosingInTheMiddleOfWritesDisturbsNoOtherLink) {
   LinkServer server(make(), kSmallLink);
   Loner client(make());

@@ -83,6 +83,7 @@ absl::Status TcpTransport::Connect(TcpLink& link, uint64_t number_at_peer,
   const absl::Status connected = AwaitLanes(link, deadline);
   connect_error_ = absl::OkStatus();
   handshakes_.remove_if([&](const Handshake& handshake) { return handshake.link == &link; });
+  ResumeListening();
   return Annotate(connected, fmt::format("connecting to {} at {}", link.who(), address.ToString()));
 }
 
@@ -135,6 +136,10 @@ void TcpTransport::AcceptConnections() {
 
 void TcpTransport::Drop(Handshake& handshake) {
   handshakes_.erase(handshake.place);
+  ResumeListening();
+}
+
+void TcpTransport::ResumeListening() {
   if (!listening_ && handshakes_.size() < kMaxHandshakes) {
     listening_ = Watch(control_epoll_, listener_.get(), &listener_).ok();
   }

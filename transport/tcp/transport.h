@@ -73,6 +73,8 @@ class TcpTransport : public Transport {
   absl::Status AwaitLanes(TcpLink& link, Deadline deadline);
   void AcceptConnections();
   void Drop(Handshake& handshake);
+  // Once there is room for handshakes again.
+  void ResumeListening();
   // Moves one handshake on; true when it is over, well or not.
   bool Step(Handshake& handshake);
   static void Greet(Handshake& handshake, const TcpLink& link, uint64_t number, Role role);
