@@ -3,15 +3,16 @@
 # others over urxe (tests/conformance), checks over RDMA between virtual machines (tests/lab), then the
 # tests of the AddressSanitizer and ThreadSanitizer builds; formatting and shell scripts are checked
 # too.
-#   tests/run.sh [--quick] [--only release|conformance|lab|asan|tsan] [--no-install]
-# --quick leaves the sanitizer builds out and shortens conformance and lab. Logs are written to
-# build/logs. The last line is the sum of all test runs, "N passed, N failed"; the exit code is 0 only
-# when nothing failed. What this machine cannot run is counted as skipped, with the reason.
+#   tests/run.sh [--quick | --full] [--only release|conformance|lab|asan|tsan] [--no-install]
+# Of conformance and lab the shorter sets are run; --full runs all of them, which takes half an hour
+# more. --quick leaves the sanitizer builds out. Logs are written to build/logs. The last line is the
+# sum of all test runs, "N passed, N failed"; the exit code is 0 only when nothing failed. What this
+# machine cannot run is counted as skipped, with the reason.
 set -uo pipefail
 cd "$(dirname "$0")/.." || exit 2
 
 usage() {
-  sed -n '2,10s/^# \{0,1\}//p' "$0"
+  sed -n '2,12s/^# \{0,1\}//p' "$0"
 }
 misuse() {
   echo "tests/run.sh: $1 (see tests/run.sh --help)" >&2
@@ -19,13 +20,13 @@ misuse() {
 }
 
 parts=(release conformance lab asan tsan)
-install=1 quick=''
+install=1 quick=--quick
 while [ $# -gt 0 ]; do
   case $1 in
     --quick)
       parts=(release conformance lab)
-      quick=--quick
       ;;
+    --full) quick='' ;;
     --only)
       case ${2-} in
         release | conformance | lab | asan | tsan) parts=("$2") ;;
