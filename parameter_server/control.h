@@ -59,7 +59,7 @@ struct JoinReply {
 
 // One worker's link to one shard.
 struct ConnectRequest {
-  int64_t session = 0;
+  int64_t session = 0;  // filled in by ControlClient
   int64_t worker = 0;
   int shard = 0;
   ConnectionFacts facts;
@@ -136,6 +136,8 @@ class ControlServer {
                                                               const Settings& settings);
   virtual ~ControlServer() = default;
   virtual int port() const = 0;
+  // Time since the session's last heartbeat; 0 for one that is not there.
+  virtual std::chrono::milliseconds silence(int64_t session) const = 0;
 };
 
 // A process's session at one server.

@@ -339,6 +339,10 @@ absl::StatusOr<JoinReply> Client::Join(const JoinRequest& request,
 absl::StatusOr<ConnectReply> Client::Connect(const ConnectRequest& request, Time deadline) {
   v1::ConnectRequest message;
   ToProto(request, &message);
+  {
+    const std::lock_guard lock(mutex_);
+    message.set_session(session_);
+  }
   v1::ConnectReply reply;
   GW_RETURN_IF_ERROR(
       Call(&v1::ParameterServer::Stub::Connect, "a request to connect", message, &reply, deadline));
@@ -413,8 +417,7 @@ absl::StatusOr<std::unique_ptr<ControlClient>> ControlClient::Open(const std::st
   const auto& [host, port] = place;
   const gradwire::internal::TlsFiles tls{settings.tls_ca, settings.tls_cert, settings.tls_key};
   GW_ASSIGN_OR_RETURN(auto credentials, gradwire::internal::ClientCredentials(tls));
-  grpc::ChannelArguments arguments = gradwire::internal::ChannelArguments();
-  arguments.SetMaxReceiveMessageSize(internal::kMaxJoinBytes);
+  grpc::ChannelArguments arguments = gradwire::internal::ChannelArguments(internal::kMaxJoinBytes);
   // The target is an address; the certificate is checked against the name that the user gave.
   if (!tls.ca.empty()) arguments.SetSslTargetNameOverride(host);
   while (true) {

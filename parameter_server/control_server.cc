@@ -57,13 +57,14 @@ class GrpcServer final : public ControlServer {
 
   absl::Status Start(const std::string& address, int port);
   int port() const override { return port_; }
+  milliseconds silence(int64_t session) const override;
 
  private:
   template <typename Request, typename Reply>
   class Unary;
   class Attendance;
   struct Session {
-    Time joined;
+    Time heard;  // last; of joining at first
     bool attended = false;
   };
 
@@ -103,6 +104,7 @@ class GrpcServer final : public ControlServer {
 
   // The session's one attending call has come.
   absl::Status Attend(int64_t session);
+  void Heard(int64_t session);
   bool Stands(int64_t session);
   // Whether the session stood; from now on it does not.
   bool TakeSession(int64_t session);
@@ -123,7 +125,7 @@ class GrpcServer final : public ControlServer {
   std::set<Attendance*> attendances_;
   bool told_ = false;
 
-  std::mutex mutex_;  // guards what follows
+  mutable std::mutex mutex_;  // guards what follows
   std::map<int64_t, Session> sessions_;
 
   internal::WorkPool pool_;
@@ -281,6 +283,7 @@ class GrpcServer::Attendance final {
       if (status.ok()) session_ = beat_.session();
       if (!status.ok()) End(status);
     }
+    if (session_ != 0) server_.Heard(session_);
     if (!ending_ && !writing_) {
       writing_ = true;
       ++pending_;
@@ -421,7 +424,7 @@ void GrpcServer::Tick(Time now) {
   {
     const std::lock_guard lock(mutex_);
     for (const auto& [id, session] : sessions_) {
-      if (!session.attended && now - session.joined > internal::kAttendPatience) {
+      if (!session.attended && now - session.heard > internal::kAttendPatience) {
         unattended.push_back(id);
       }
     }
@@ -446,7 +449,7 @@ absl::Status GrpcServer::Join(const v1::JoinRequest& request, v1::JoinReply* rep
   GW_ASSIGN_OR_RETURN(JoinReply joined, handler_.Join(join));
   {
     const std::lock_guard lock(mutex_);
-    sessions_[joined.session].joined = steady_clock::now();
+    sessions_[joined.session].heard = steady_clock::now();
   }
   if (join.layout.size() > 0) joined.layout = Layout();
   ToProto(joined, reply);
@@ -500,6 +503,19 @@ absl::Status GrpcServer::Attend(int64_t session) {
   }
   found->second.attended = true;
   return absl::OkStatus();
+}
+
+void GrpcServer::Heard(int64_t session) {
+  const std::lock_guard lock(mutex_);
+  const auto found = sessions_.find(session);
+  if (found != sessions_.end()) found->second.heard = steady_clock::now();
+}
+
+milliseconds GrpcServer::silence(int64_t session) const {
+  const std::lock_guard lock(mutex_);
+  const auto found = sessions_.find(session);
+  if (found == sessions_.end()) return milliseconds(0);
+  return std::chrono::duration_cast<milliseconds>(steady_clock::now() - found->second.heard);
 }
 
 bool GrpcServer::Stands(int64_t session) {

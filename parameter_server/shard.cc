@@ -21,6 +21,8 @@ ConstArray ArrayOf(std::span<const float> values) {
   return {values.data(), static_cast<Eigen::Index>(values.size())};
 }
 
+}  // namespace
+
 std::vector<Piece> PiecesOf(const Layout& layout, const std::vector<Slice>& slices) {
   std::vector<Piece> pieces;
   int last = -1;
@@ -35,8 +37,6 @@ std::vector<Piece> PiecesOf(const Layout& layout, const std::vector<Slice>& slic
   }
   return pieces;
 }
-
-}  // namespace
 
 Shard::Shard(const Layout& layout, const Placement& placement, int shard,
              std::span<float> parameters, const ShardOptions& options)

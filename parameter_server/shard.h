@@ -49,6 +49,9 @@ struct ShardCounters {
   uint64_t workers_lost = 0;
 };
 
+// The ranges of tensors that `slices`, which follow each other, hold.
+std::vector<Piece> PiecesOf(const Layout& layout, const std::vector<Slice>& slices);
+
 class Shard {
  public:
   enum class Taken {

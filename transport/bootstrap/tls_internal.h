@@ -8,6 +8,7 @@
 #include <memory>
 #include <string>
 
+#include "transport/bootstrap/limits_internal.h"
 #include "transport/status.h"
 
 namespace gradwire::internal {
@@ -27,7 +28,7 @@ absl::StatusOr<std::shared_ptr<grpc::ServerCredentials>> ServerCredentials(const
 // shown to it when there is one.
 absl::StatusOr<std::shared_ptr<grpc::ChannelCredentials>> ClientCredentials(const TlsFiles& files);
 
-// Bounded messages, no proxy, a connection of its own for each world.
-grpc::ChannelArguments ChannelArguments();
+// Messages of at most `max_message_bytes`, no proxy, a connection of its own for each world.
+grpc::ChannelArguments ChannelArguments(int max_message_bytes = 4 * kMaxMessageBytes);
 
 }  // namespace gradwire::internal
