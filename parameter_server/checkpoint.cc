@@ -1,5 +1,6 @@
 #include "parameter_server/checkpoint.h"
 
+#include <fmt/ranges.h>
 #include <zlib.h>
 
 #include <algorithm>
@@ -135,11 +136,9 @@ absl::StatusOr<LoadedPieces> LoadPieces(const std::filesystem::path& path,
     if (!tensor.ok()) return Annotate(tensor.status(), folder);
     const TensorSpec& saved = loaded.info.layout.tensor(*tensor);
     if (saved.shape != piece.shape) {
-      return FailedPrecondition(
-          "{}: tensor '{}' was saved with another shape: {} elements in {} "
-          "dimensions, not {} in {}",
-          folder, piece.tensor, saved.count(), saved.shape.size(),
-          TensorSpec{"", piece.shape}.count(), piece.shape.size());
+      return FailedPrecondition("{}: tensor '{}' was saved with shape [{}], not [{}]", folder,
+                                piece.tensor, fmt::join(saved.shape, ", "),
+                                fmt::join(piece.shape, ", "));
     }
     if (piece.begin < 0 || piece.begin > piece.end || piece.end > saved.count()) {
       return InvalidArgument("{}: [{}, {}) leaves tensor '{}' of {} elements", folder, piece.begin,

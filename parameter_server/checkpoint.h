@@ -102,8 +102,8 @@ absl::StatusOr<CheckpointInfo> ReadCheckpoint(const std::filesystem::path& path)
 absl::StatusOr<LoadedPieces> LoadPieces(const std::filesystem::path& path,
                                         std::span<const Piece> wanted);
 
-// Writes all tensors whole, and the optimizer's state, into one safetensors file: the form of
-// `gradwire train --checkpoint`. All of it is in memory for a moment.
+// Writes all tensors whole, and the optimizer's state, into one safetensors file, under the names
+// that `gradwire train --checkpoint` uses. All of it is in memory for a moment.
 absl::Status ExportCheckpoint(const std::filesystem::path& path, const std::filesystem::path& file);
 
 }  // namespace gradwire::ps
