@@ -13,6 +13,7 @@ ContractCase Fake(const std::string& name, int lanes, const std::string& receive
   settings.lanes = lanes;
   settings.receive_queue = receive_queue;
   settings.completion = completion;
+  settings.queue_depth = 16;
   return {name,
           [settings](World& world) -> absl::StatusOr<std::unique_ptr<Transport>> {
             return rdma::RdmaTransport::Create(world, settings, "test");
