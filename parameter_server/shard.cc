@@ -23,17 +23,20 @@ ConstArray ArrayOf(std::span<const float> values) {
 
 }  // namespace
 
-std::vector<Piece> PiecesOf(const Layout& layout, const std::vector<Slice>& slices) {
+std::vector<Piece> PiecesOf(const Layout& layout, const Placement& placement, int shard) {
+  const int64_t begin = placement.begin(shard), end = placement.end(shard);
+  const bool last = end == layout.elements() && (shard == 0 || begin < end);
   std::vector<Piece> pieces;
-  int last = -1;
-  for (const Slice& slice : slices) {
-    const TensorSpec& tensor = layout.tensor(slice.tensor);
-    const int64_t begin = slice.begin - layout.offset(slice.tensor);
-    if (slice.tensor != last) {
-      pieces.push_back({.tensor = tensor.name, .shape = tensor.shape, .begin = begin});
-    }
-    pieces.back().end = begin + slice.count;
-    last = slice.tensor;
+  for (int i = 0; i < layout.size(); ++i) {
+    const int64_t offset = layout.offset(i), count = layout.tensor(i).count();
+    const int64_t from = std::max(begin, offset), to = std::min(end, offset + count);
+    const bool empty_here =
+        count == 0 && offset >= begin && (offset < end || (last && offset == end));
+    if (from >= to && !empty_here) continue;
+    pieces.push_back({.tensor = layout.tensor(i).name,
+                      .shape = layout.tensor(i).shape,
+                      .begin = empty_here ? 0 : from - offset,
+                      .end = empty_here ? 0 : to - offset});
   }
   return pieces;
 }
@@ -46,7 +49,7 @@ Shard::Shard(const Layout& layout, const Placement& placement, int shard,
       slices_(placement.slices(shard)),
       parameters_(parameters),
       options_(options),
-      pieces_(PiecesOf(layout, slices_)),
+      pieces_(PiecesOf(layout, placement, shard)),
       states_(slices_.size()),
       scratch_(static_cast<size_t>(placement.largest_slice())),
       next_snapshot_(options.checkpoint_interval) {

@@ -50,7 +50,8 @@ struct ShardCounters {
 };
 
 // The ranges of tensors that `slices`, which follow each other, hold.
-std::vector<Piece> PiecesOf(const Layout& layout, const std::vector<Slice>& slices);
+// A tensor without elements belongs to the shard that it would begin in.
+std::vector<Piece> PiecesOf(const Layout& layout, const Placement& placement, int shard);
 
 class Shard {
  public:
