@@ -25,19 +25,6 @@ constexpr std::chrono::milliseconds kTell{200};
 
 double Seconds(Clock::duration time) { return std::chrono::duration<double>(time).count(); }
 
-absl::Status Validate(const SwarmOptions& options) {
-  if (options.servers.empty()) return InvalidArgument("--servers: name at least one");
-  if (options.workers < 1 || options.workers > kMaxWorkers) {
-    return InvalidArgument("--workers {}: is outside 1..{}", options.workers, kMaxWorkers);
-  }
-  if (options.bytes < 4 || options.bytes % 4 != 0) {
-    return InvalidArgument("--bytes {}: must be a positive multiple of 4", options.bytes);
-  }
-  if (options.steps < 1) return InvalidArgument("--steps {}: must be positive", options.steps);
-  if (options.interval.count() < 0) return InvalidArgument("--interval: must not be negative");
-  return absl::OkStatus();
-}
-
 class Swarm {
  public:
   Swarm(const SwarmOptions& options, const Settings& settings,
@@ -179,6 +166,7 @@ absl::Status Swarm::Connect(Member& member, size_t label, Deadline deadline) {
 }
 
 absl::Status Swarm::ConnectAll() {
+  progress_(0, 0);
   resident_before_ = ResidentBytes(getpid());
   const Deadline start = Clock::now();
   report_.workers = options_.workers;
@@ -210,6 +198,7 @@ absl::Status Swarm::ConnectAll() {
                              ? 0
                              : static_cast<double>(ResidentBytes(getpid()) - resident_before_) /
                                    static_cast<double>(members_.size());
+  progress_(report_.connected, 0);
   report_.tensor_bytes = 2 * options_.bytes;
   return members_.empty() ? first : absl::OkStatus();
 }
@@ -340,6 +329,7 @@ absl::Status Swarm::Step() {
     }
   }
   report_.run_seconds = Seconds(Clock::now() - start);
+  progress_(report_.connected, report_.steps_done);
   return absl::OkStatus();
 }
 
@@ -361,6 +351,18 @@ Swarm::~Swarm() {
 }
 
 }  // namespace
+
+absl::Status Validate(const SwarmOptions& options) {
+  if (options.workers < 1 || options.workers > kMaxWorkers) {
+    return InvalidArgument("--workers {}: is outside 1..{}", options.workers, kMaxWorkers);
+  }
+  if (options.bytes < 4 || options.bytes % 4 != 0) {
+    return InvalidArgument("--bytes {}: must be a positive multiple of 4", options.bytes);
+  }
+  if (options.steps < 1) return InvalidArgument("--steps {}: must be positive", options.steps);
+  if (options.interval.count() < 0) return InvalidArgument("--interval: must not be negative");
+  return absl::OkStatus();
+}
 
 Distribution Distribution::Of(std::vector<float>& seconds) {
   Distribution result;
@@ -389,6 +391,8 @@ int64_t ResidentBytes(int64_t pid) {
 absl::StatusOr<SwarmReport> RunSwarm(const SwarmOptions& options, const Settings& settings,
                                      const std::function<void(int, uint64_t)>& progress) {
   GW_RETURN_IF_ERROR(Validate(options));
+  GW_RETURN_IF_ERROR(Validate(settings));
+  if (options.servers.empty()) return InvalidArgument("--servers: name at least one");
   Swarm swarm(options, settings, progress);
   GW_RETURN_IF_ERROR(swarm.Join());
   GW_RETURN_IF_ERROR(swarm.ConnectAll());

@@ -15,7 +15,7 @@
 namespace gradwire::ps {
 
 struct SwarmOptions {
-  std::vector<std::string> servers;  // "host:port", in order of their index
+  std::vector<std::string> servers;  // "host:port", in order of their index; at least one to run
   int workers = 10;                  // 1..10000
   int64_t bytes = 4096;              // of the one tensor, float32
   int steps = 100;                   // of each worker
@@ -24,6 +24,9 @@ struct SwarmOptions {
   std::chrono::microseconds interval{0};
   int first_worker = -1;  // number of the first; -1: the server gives them
 };
+
+// InvalidArgument names the flag.
+absl::Status Validate(const SwarmOptions& options);
 
 // Times of one kind, in seconds.
 struct Distribution {
@@ -51,11 +54,16 @@ struct SwarmReport {
     return steps_wanted == 0 ? 0
                              : static_cast<double>(steps_done) / static_cast<double>(steps_wanted);
   }
+  double setup_rate() const { return connect_seconds > 0 ? connected / connect_seconds : 0; }
+  double update_rate() const {
+    return run_seconds > 0 ? static_cast<double>(steps_done) / run_seconds : 0;
+  }
 };
 
 // Connects all workers one after another, then lets them step. A worker that fails is counted, the
 // others go on; an error is returned only when nothing could be measured. `progress` is told of
-// (connected workers, finished steps) now and then.
+// (connected workers, finished steps) before the first connects, when all have, at the end, and now
+// and then between; the links stand meanwhile.
 absl::StatusOr<SwarmReport> RunSwarm(const SwarmOptions& options, const Settings& settings,
                                      const std::function<void(int, uint64_t)>& progress);
 
