@@ -85,7 +85,8 @@ std::string ParseSettings(const char* const* environment, Settings& settings) {
 }
 
 const LoadedSettings& ProcessSettings() {
-  static const LoadedSettings loaded = [] {
+  // Never destroyed: the progress thread reads them until the process is gone.
+  static const LoadedSettings& loaded = *new LoadedSettings([] {
     LoadedSettings result;
     const std::string problem = ParseSettings(environ, result.settings);
     if (!problem.empty()) {
@@ -93,7 +94,7 @@ const LoadedSettings& ProcessSettings() {
       result.valid = false;
     }
     return result;
-  }();
+  }());
   return loaded;
 }
 

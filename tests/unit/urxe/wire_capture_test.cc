@@ -191,6 +191,23 @@ TEST_F(CaptureTest, WritesWhatIsPendingAfterAWhile) {
   EXPECT_EQ(ReadCapture(path_).size(), 1u);
 }
 
+// At exit the progress thread may still have packets.
+TEST_F(CaptureTest, ForgetsWhatComesAfterItsEnd) {
+  const auto capture = PacketCapture::Create(path_);
+  ASSERT_NE(capture, nullptr);
+  const auto bytes = RandomBytes(60'000, 1);  // ten times that is beyond what is kept back
+  const iovec piece = {const_cast<std::byte*>(bytes.data()), 64};
+  const iovec large = {const_cast<std::byte*>(bytes.data()), 60'000};
+  const FlowKey flow = {Ipv4(10, 0, 0, 1), Ipv4(10, 0, 0, 2), 4791, 4791};
+  capture->Record({flow}, {&piece, 1});
+  capture->Finish();
+  EXPECT_EQ(ReadCapture(path_).size(), 1u);
+  for (int i = 0; i < 10; ++i) capture->Record({flow}, {&large, 1});
+  capture->Run(1'000'000'000'000);
+  capture->Finish();
+  EXPECT_EQ(ReadCapture(path_).size(), 1u);
+}
+
 TEST_F(CaptureTest, NamesTheProcessInItsFile) {
   const auto capture = PacketCapture::Create(path_ + ".%p.pcap");
   ASSERT_NE(capture, nullptr);

@@ -6,6 +6,7 @@
 #include <algorithm>
 #include <cerrno>
 #include <cstdio>
+#include <cstdlib>
 #include <cstring>
 
 #include "transport/urxe/settings.h"
@@ -102,18 +103,20 @@ uint16_t UdpChecksum(const FlowKey& flow, std::span<const std::byte> udp) {
 }  // namespace
 
 PacketCapture* PacketCapture::OfProcess() {
-  // Its destructor writes what is pending at exit.
-  static const std::unique_ptr<PacketCapture> capture = []() -> std::unique_ptr<PacketCapture> {
+  // Never destroyed: the progress thread may still take packets while the process exits.
+  static PacketCapture* const capture = []() -> PacketCapture* {
     const std::string& path = ProcessSettings().settings.pcap;
     if (path.empty()) return nullptr;
     auto created = Create(path);
     if (created == nullptr) {
       std::fprintf(stderr, "urxe: URXE_PCAP=%s cannot be written: %s; packets are not captured\n",
                    path.c_str(), std::strerror(errno));
+      return nullptr;
     }
-    return created;
+    std::atexit([] { OfProcess()->Finish(); });
+    return created.release();
   }();
-  return capture.get();
+  return capture;
 }
 
 std::unique_ptr<PacketCapture> PacketCapture::Create(std::string path) {
@@ -131,10 +134,7 @@ PacketCapture::PacketCapture(int fd, std::string path)
   pending_.assign(bytes.begin(), bytes.end());
 }
 
-PacketCapture::~PacketCapture() {
-  Flush();
-  if (fd_ >= 0) close(fd_);
-}
+PacketCapture::~PacketCapture() { Finish(); }
 
 void PacketCapture::Record(const CapturedHeaders& headers, std::span<const iovec> pieces) {
   size_t size = 0;
@@ -177,6 +177,13 @@ uint64_t PacketCapture::Run(uint64_t now) {
 void PacketCapture::Flush() {
   const std::lock_guard lock(lock_);
   Write();
+}
+
+void PacketCapture::Finish() {
+  const std::lock_guard lock(lock_);
+  Write();
+  if (fd_ >= 0) close(fd_);
+  fd_ = -1;
 }
 
 void PacketCapture::Write() {

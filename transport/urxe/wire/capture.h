@@ -46,6 +46,8 @@ class PacketCapture {
   // CLOCK_MONOTONIC; UINT64_MAX: after the next Record.
   uint64_t Run(uint64_t now);
   void Flush();
+  // Writes the rest and closes the file; what is recorded later is forgotten.
+  void Finish();
 
  private:
   PacketCapture(int fd, std::string path);
@@ -54,7 +56,7 @@ class PacketCapture {
   const std::string path_;
   const pid_t owner_;  // a forked child has a copy of what is not written yet
   std::mutex lock_;
-  int fd_;  // -1 once writing failed
+  int fd_;  // -1 once writing failed or the end came
   std::vector<std::byte> pending_;
   uint64_t due_ = UINT64_MAX;
 };
