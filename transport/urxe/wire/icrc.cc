@@ -1,10 +1,9 @@
 #include "transport/urxe/wire/icrc.h"
 
-#include <isa-l/crc.h>
-
 #include <algorithm>
 #include <cstring>
 
+#include "transport/urxe/wire/crc32.h"
 #include "transport/urxe/wire/packet.h"
 
 namespace urxe {
@@ -87,7 +86,7 @@ constexpr auto kUndo = [] {
 }  // namespace
 
 uint32_t IcrcContinue(uint32_t state, const void* bytes, size_t length) {
-  return crc32_gzip_refl(state, static_cast<const unsigned char*>(bytes), length);
+  return Crc32(state, bytes, length);
 }
 
 uint32_t IcrcOfIpHeaders(const FlowKey& flow, size_t datagram_size, uint16_t identification) {
@@ -106,7 +105,7 @@ uint32_t IcrcOfHeaders(uint32_t state, std::span<const std::byte> bth_and_header
   return rest.empty() ? state : IcrcContinue(state, rest.data(), rest.size());
 }
 
-// isa-l's function inverts before and after, as zlib's does, so its results chain and are final.
+// The CRC inverts before and after, as zlib's does, so its results chain and are final.
 uint32_t IcrcFinish(uint32_t state) { return state; }
 
 bool IcrcMatches(const FlowKey& flow, std::span<const std::byte> datagram,
