@@ -44,6 +44,17 @@ std::string Text(const ShardOptions& options) {
   return text;
 }
 
+absl::Status ValidatePeers(const ServerOptions& options, const std::vector<std::string>& peers) {
+  if (options.replica && peers.size() != static_cast<size_t>(options.servers)) {
+    return InvalidArgument("--replica needs --peers with the {} servers' addresses, not {}",
+                           options.servers, peers.size());
+  }
+  for (const std::string& peer : peers) {
+    GW_RETURN_IF_ERROR(Annotate(ParseHostPort(peer).status(), "--peers"));
+  }
+  return absl::OkStatus();
+}
+
 }  // namespace
 
 absl::Status Validate(const ServerOptions& options) {
@@ -77,13 +88,7 @@ absl::Status Validate(const ServerOptions& options) {
   if (options.replica && options.servers < 2) {
     return InvalidArgument("--replica needs another server to keep the copies: --of 2 or more");
   }
-  if (options.replica && options.peers.size() != static_cast<size_t>(options.servers)) {
-    return InvalidArgument("--replica needs --peers with the {} servers' addresses, not {}",
-                           options.servers, options.peers.size());
-  }
-  for (const std::string& peer : options.peers) {
-    GW_RETURN_IF_ERROR(Annotate(ParseHostPort(peer).status(), "--peers"));
-  }
+  if (!options.peers_follow) GW_RETURN_IF_ERROR(ValidatePeers(options, options.peers));
   return Validate(shard.optimizer);
 }
 
@@ -92,6 +97,7 @@ Server::Impl::Impl(const ServerOptions& options, const Settings& settings)
       settings_(settings),
       control_settings_(settings),
       run_(options.server == 0 ? RandomRun() : ""),
+      peers_(options.peers),
       sessions_(options.shard.consistency, options.shard.workers),
       busy_(Clock::now()) {}
 
@@ -99,7 +105,7 @@ absl::Status Server::Impl::Start() {
   GW_RETURN_IF_ERROR(Validate(settings_));
   std::string local =
       options_.address == "::" || options_.address == "0.0.0.0" ? "" : options_.address;
-  if (local.empty() && options_.replica) {
+  if (local.empty() && options_.replica && !options_.peers.empty()) {
     GW_ASSIGN_OR_RETURN(const auto peer,
                         ParseHostPort(options_.peers[static_cast<size_t>(next_server())]));
     local = LocalAddressTowards(peer.first, peer.second);
@@ -150,13 +156,24 @@ Server::Impl::~Impl() {
 std::string Server::Impl::description() const {
   const std::string address = options_.address.empty() ? "*" : options_.address;
   const bool ipv6 = address.find(':') != std::string::npos;
-  return fmt::format(
-      "server {} of {} at {}:{}, {}; {}; {}{}", options_.server, options_.servers,
-      ipv6 ? "[" + address + "]" : address, port(), device_, Text(options_.shard),
-      options_.shard.optimizer.name,
-      options_.replica
-          ? fmt::format("; replicas at {}", options_.peers[static_cast<size_t>(next_server())])
-          : "");
+  return fmt::format("server {} of {} at {}:{}, {}; {}; {}{}", options_.server, options_.servers,
+                     ipv6 ? "[" + address + "]" : address, port(), device_, Text(options_.shard),
+                     options_.shard.optimizer.name,
+                     options_.replica ? fmt::format("; replicas at {}", ReplicaAddress()) : "");
+}
+
+std::string Server::Impl::ReplicaAddress() const {
+  const std::lock_guard lock(linking_);
+  return peers_.empty() ? "" : peers_[static_cast<size_t>(next_server())];
+}
+
+absl::Status Server::Impl::SetPeers(std::vector<std::string> peers) {
+  GW_RETURN_IF_ERROR(ValidatePeers(options_, peers));
+  const std::lock_guard lock(linking_);
+  if (!peers_.empty())
+    return FailedPrecondition("the peers of server {} are known", options_.server);
+  peers_ = std::move(peers);
+  return absl::OkStatus();
 }
 
 // Looks after what no call waits for.
@@ -331,6 +348,9 @@ absl::StatusOr<std::unique_ptr<Server>> Server::Start(const ServerOptions& optio
 Server::Server(std::unique_ptr<Impl> impl) : impl_(std::move(impl)) {}
 Server::~Server() = default;
 int Server::port() const { return impl_->port(); }
+absl::Status Server::SetPeers(std::vector<std::string> peers) {
+  return impl_->SetPeers(std::move(peers));
+}
 std::string Server::description() const { return impl_->description(); }
 ServerStatus Server::Status() const { return impl_->Status(); }
 absl::Status Server::Wait(milliseconds idle) { return impl_->Wait(idle); }

@@ -25,6 +25,7 @@ struct ServerOptions {
   bool replica = false;
   // Of all servers, in order of their index, as "host:port"; needed with replicas.
   std::vector<std::string> peers;
+  bool peers_follow = false;       // SetPeers() brings them, once all servers have a port
   std::string address;             // to listen on, numeric; empty: all
   int port = 0;                    // 0: any free one
   int64_t slice_bytes = 64 << 10;  // the unit of one write, 1 KiB..16 MiB
@@ -46,6 +47,8 @@ class Server {
   ~Server();
 
   int port() const;
+  // With ServerOptions::peers_follow, before the first worker joins.
+  absl::Status SetPeers(std::vector<std::string> peers);
   // "server 0 of 2 at 10.0.0.1:4000, rdma on urxe0 ...; ssp, 3 steps; adam".
   std::string description() const;
   ServerStatus Status() const;

@@ -27,6 +27,7 @@ class Server::Impl final : public ControlHandler {
 
   absl::Status Start();
   int port() const { return control_->port(); }
+  absl::Status SetPeers(std::vector<std::string> peers);
   std::string description() const;
   absl::Status Wait(std::chrono::milliseconds idle);
   void Stop();
@@ -57,6 +58,8 @@ class Server::Impl final : public ControlHandler {
   int first_replica() const { return previous_server() * threads(); }
 
   // --- server.cc ---
+  // Where the copies of this server's shards are; empty while that is not known.
+  std::string ReplicaAddress() const;
   void Keep();
   void TakeSample();
   absl::Status FirstFailure() const;
@@ -102,7 +105,8 @@ class Server::Impl final : public ControlHandler {
   std::vector<std::unique_ptr<ShardThread>> shards_;
   std::vector<std::unique_ptr<ShardThread>> replicas_;  // of the previous server's
 
-  std::mutex linking_;
+  mutable std::mutex linking_;
+  std::vector<std::string> peers_;                 // guarded by linking_
   bool linked_ = false;                            // guarded by linking_
   std::unique_ptr<ControlClient> replica_server_;  // guarded by linking_
 

@@ -133,7 +133,10 @@ absl::Status Server::Impl::LinkReplicas(const Layout& layout) {
   if (!options_.replica) return absl::OkStatus();
   const std::lock_guard lock(linking_);
   if (linked_) return absl::OkStatus();
-  const std::string& peer = options_.peers[static_cast<size_t>(next_server())];
+  if (peers_.empty()) {
+    return Unavailable("server {} has not been told where its peers are", options_.server);
+  }
+  const std::string& peer = peers_[static_cast<size_t>(next_server())];
   const std::string who = fmt::format("server {} at {}", next_server(), peer);
   const absl::Status linked = LinkReplicasAt(peer, layout);
   if (!linked.ok()) {

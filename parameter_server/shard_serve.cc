@@ -219,7 +219,10 @@ void ShardThread::Impl::EndPush(Peer& peer, Pending& pending) {
     shard_->ApplyHeld({request.first, request.count}, request.step, request.scale);
     changed_ = true;
   }
-  if (end_of_step) shard_->EndStep(peer.worker, request.step);
+  if (end_of_step) {
+    shard_->EndStep(peer.worker, request.step);
+    changed_ = true;  // a clock may be what others wait for, with no slice beside it
+  }
 }
 
 void ShardThread::Impl::Block(Peer& peer, Pending* pending, int64_t waits_for) {
@@ -279,6 +282,10 @@ absl::StatusOr<bool> ShardThread::Impl::SendSlices(Peer& peer, Pending& pending)
     Unblock(pending);
     if (peer.link->credits() == 0) return false;
     if (pending.sent == 0) pending.min_clock = shard_->clock().Min();
+    // Each slice has every worker's gradient of the step, even while some have not ended it.
+    if (options_.shard_options.consistency == Consistency::kBsp) {
+      pending.min_clock = std::max(pending.min_clock, request.step);
+    }
     const Slice& where = shard_->slices()[slice];
     const std::span<const float> values = shard_->values(slice);
     const size_t size = SizeOf(peer.wire), length = values.size() * size;

@@ -249,6 +249,7 @@ const Placement& Worker::placement() const { return impl_->placement_; }
 Consistency Worker::consistency() const { return impl_->job_.consistency; }
 int64_t Worker::staleness() const { return impl_->job_.staleness; }
 int64_t Worker::step() const { return impl_->step_; }
+const std::string& Worker::transport() const { return impl_->job_.transport; }
 int64_t Worker::members() const { return impl_->members_; }
 std::string Worker::description() const { return impl_->description_; }
 WorkerStats Worker::stats() const { return impl_->Stats(); }

@@ -75,6 +75,7 @@ class Worker {
   int64_t staleness() const;
   // The last step pushed; after joining, that from which the servers want this worker to go on.
   int64_t step() const;
+  const std::string& transport() const;  // rdma | tcp
   // Workers that took part in the last reply.
   int64_t members() const;
   // One line: transport, device, servers, consistency.
