@@ -263,7 +263,8 @@ extern "C" int LLVMFuzzerInitialize(int*, char***) {
 
 extern "C" int LLVMFuzzerTestOneInput(const uint8_t* data, size_t size) {
   using namespace urxe;
-  static Fixture fixture;
+  // Never destroyed: the progress thread sends from its memory until the process is gone.
+  static Fixture& fixture = *new Fixture;
   Bytes bytes(data, size);
   std::array<uint32_t, kQueuePairs> next_psn;
   next_psn.fill(kFirstPsn);
