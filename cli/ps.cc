@@ -52,8 +52,8 @@ absl::Status ServeCommand::Complete() {
   if (!schedule.empty()) {
     GW_ASSIGN_OR_RETURN(shard.optimizer.schedule, ps::Schedule::Parse(schedule));
   }
-  if (shard.optimizer.learning_rate < 0) {
-    return InvalidArgument("--lr {}: must be positive", shard.optimizer.learning_rate);
+  if (const double rate = shard.optimizer.learning_rate.value_or(1); !(rate > 0)) {
+    return InvalidArgument("--lr {}: must be positive", rate);
   }
   // A server's slices are smaller than those of a ring unless somebody says so.
   if (slice_option->count() > 0 || std::getenv("GRADWIRE_SLICE_BYTES") != nullptr) {
