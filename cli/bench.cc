@@ -121,7 +121,7 @@ void AddBench(CLI::App& root, Action& action) {
     for (const bench::CollectiveInfo& collective : bench::AllCollectives()) {
       names += fmt::format("{}, ", collective.name);
     }
-    throw CLI::ValidationError("what to measure is missing: " + names + "write_bw");
+    throw CLI::ValidationError("what to measure is missing: " + names + "write_bw, ps");
   });
   for (const bench::CollectiveInfo& collective : bench::AllCollectives()) {
     CLI::App* subcommand = command->add_subcommand(
@@ -134,6 +134,7 @@ void AddBench(CLI::App& root, Action& action) {
     subcommand->callback([&action, request] { action = [request] { return RunBench(*request); }; });
   }
   AddWriteBandwidth(*command, action);
+  AddPsBench(*command, action);
 }
 
 }  // namespace gradwire::cli

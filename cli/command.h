@@ -46,6 +46,8 @@ struct Job {
 // Finds this process's rank in the environment and joins. Without launcher variables: a job of one.
 // From here on a broken connection is an error value, never SIGPIPE.
 absl::StatusOr<Job> JoinJob(const Settings& settings);
+// The same without the collectives.
+absl::StatusOr<std::unique_ptr<World>> JoinJobWorld(const Settings& settings);
 
 // This process's command line.
 std::vector<std::string> CommandLine();
@@ -60,6 +62,8 @@ void AddTrain(CLI::App& root, Action& action);
 void AddDemo(CLI::App& root, Action& action);
 void AddBench(CLI::App& root, Action& action);
 void AddWriteBandwidth(CLI::App& bench, Action& action);
+void AddPsBench(CLI::App& bench, Action& action);
+void AddPs(CLI::App& root, Action& action);
 void AddRendezvous(CLI::App& root, Action& action);
 void AddConfig(CLI::App& root, Action& action);
 void AddDevices(CLI::App& root, Action& action);

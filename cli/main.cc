@@ -90,6 +90,7 @@ int Main(int argc, char** argv) {
   AddTrain(root, action);
   AddLaunch(root, arguments, action);
   AddBench(root, action);
+  AddPs(root, action);
   AddRendezvous(root, action);
   AddConfig(root, action);
   AddDevices(root, action);

@@ -213,10 +213,10 @@ std::string SwarmCommand::Header(const std::string& transport) const {
                   settings.tls_ca.empty() && settings.tls_cert.empty() ? "off" : "on"));
   text += Comment(
       "memory: resident, of a connected worker at the server and here, here without its tensors");
-  text += fmt::format("# {:>10} {:>6} {:>6} {:>11} {:>20} {:>7} {:>11}\n", "workers", "steps",
+  text += fmt::format("# {:>10} {:>6} {:>6} {:>11} {:>20} {:>7} {:>11}\n", "workers", "ok",
                       "set-up", "connect (ms)", "push-pull (us)", "updates", "memory (KB)");
   text += fmt::format("# {:>4} {:>5} {:>6} {:>6} {:>5} {:>5} {:>6} {:>6} {:>6} {:>7} {:>5} {:>5}\n",
-                      "want", "conn", "ok (%)", "(1/s)", "p50", "p99", "p50", "p95", "p99", "(1/s)",
+                      "want", "conn", "(%)", "(1/s)", "p50", "p99", "p50", "p95", "p99", "(1/s)",
                       "serv.", "here");
   return text;
 }
@@ -285,7 +285,9 @@ absl::StatusOr<bool> SwarmCommand::Measure(int count, nlohmann::ordered_json& re
       own && report->connected > 0 ? static_cast<double>(most - before) / report->connected : -1;
   if (results.empty()) fmt::print("{}", Header(report->transport));
   fmt::print("{}", Line(*report, server_bytes));
-  for (const std::string& error : report->errors) fmt::print("{}", Comment("error: " + error));
+  for (const std::string& error : report->errors) {
+    fmt::print(stderr, "gradwire: {} workers: {}\n", count, error);
+  }
   results.push_back(ToJson(*report, server_bytes));
   GW_RETURN_IF_ERROR(ended);
   return report->connected == count && report->steps_done == report->steps_wanted;
