@@ -7,13 +7,17 @@
 
 namespace gradwire::cli {
 
-absl::StatusOr<Job> JoinJob(const Settings& settings) {
+absl::StatusOr<std::unique_ptr<World>> JoinJobWorld(const Settings& settings) {
   GW_ASSIGN_OR_RETURN(const LaunchPlace place,
                       FindLaunchPlace(ProcessEnvironment(), settings, /*allow_single=*/true));
   SetUpLogging(settings.log_level, place.rank);
   std::signal(SIGPIPE, SIG_IGN);
+  return JoinWorld(place, settings);
+}
+
+absl::StatusOr<Job> JoinJob(const Settings& settings) {
   Job job;
-  GW_ASSIGN_OR_RETURN(job.world, JoinWorld(place, settings));
+  GW_ASSIGN_OR_RETURN(job.world, JoinJobWorld(settings));
   GW_ASSIGN_OR_RETURN(job.communicator, Communicator::Create(*job.world, settings));
   return job;
 }

@@ -1,5 +1,6 @@
 #include "examples/training/model.h"
 
+#include <algorithm>
 #include <cmath>
 #include <utility>
 
@@ -72,12 +73,24 @@ Model<Scalar>::Model(std::string description, std::vector<std::unique_ptr<Layer<
       size += parameter->size;
     }
   }
-  values_.setZero(size);
+  own_.setZero(size);
+  values_ = {own_.data(), static_cast<size_t>(size)};
   for (const auto& layer : layers_) {
     for (Parameter<Scalar>* parameter : layer->parameters()) {
       parameter->value = values_.data() + parameter->offset;
       parameters_.push_back(parameter);
     }
+  }
+}
+
+template <typename Scalar>
+void Model<Scalar>::PlaceIn(std::span<Scalar> memory) {
+  memory = memory.first(values_.size());
+  std::ranges::copy(values_, memory.begin());
+  values_ = memory;
+  own_.resize(0);
+  for (Parameter<Scalar>* parameter : parameters_) {
+    parameter->value = values_.data() + parameter->offset;
   }
 }
 

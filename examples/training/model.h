@@ -27,10 +27,12 @@ class Model {
   const std::string& description() const { return description_; }
   // In forward order.
   const std::vector<Parameter<Scalar>*>& parameters() const { return parameters_; }
-  std::span<Scalar> values() { return {values_.data(), static_cast<size_t>(values_.size())}; }
-  std::span<const Scalar> values() const {
-    return {values_.data(), static_cast<size_t>(values_.size())};
-  }
+  std::span<Scalar> values() { return values_; }
+  std::span<const Scalar> values() const { return values_; }
+
+  // From now on the parameters live in `memory`, which has a place for each and outlives the model;
+  // their values move there.
+  void PlaceIn(std::span<Scalar> memory);
 
   // Weights from a normal distribution of variance 2 / fan_in (He, Zhang, Ren and Sun, 2015),
   // biases zero.
@@ -47,7 +49,8 @@ class Model {
   std::string description_;
   std::vector<std::unique_ptr<Layer<Scalar>>> layers_;
   std::vector<Parameter<Scalar>*> parameters_;
-  Eigen::Array<Scalar, Eigen::Dynamic, 1> values_;
+  Eigen::Array<Scalar, Eigen::Dynamic, 1> own_;  // empty when placed elsewhere
+  std::span<Scalar> values_;
   const Matrix<Scalar>* in_ = nullptr;   // of the last Forward()
   std::vector<Matrix<Scalar>> outputs_;  // one per layer
   Matrix<Scalar> gradient_;

@@ -34,11 +34,26 @@ Json ToJson(const EpochResult& epoch) {
           {"overlap_ratio", epoch.communication.OverlapRatio()}};
 }
 
+Json ToJson(const PsSummary& ps) {
+  return {{"servers", ps.servers},
+          {"workers", ps.workers},
+          {"consistency", ps.consistency},
+          {"staleness", ps.staleness},
+          {"max_staleness", ps.max_staleness},
+          {"held_up_seconds", ps.held_up_seconds},
+          {"held_up_by", ps.held_up_by},
+          {"failovers", ps.failovers},
+          {"duplicates", ps.duplicates},
+          {"bytes_pushed", ps.bytes_pushed},
+          {"bytes_pulled", ps.bytes_pulled}};
+}
+
 }  // namespace
 
 std::string TrainingSummary::ToJson() const {
   Json json = {{"test_accuracy", test_accuracy},
                {"train_loss", train_loss},
+               {"strategy", strategy},
                {"world_size", world_size},
                {"transport", transport},
                {"device", device},
@@ -58,8 +73,9 @@ std::string TrainingSummary::ToJson() const {
                {"learning_rate", learning_rate},
                {"lr_schedule", lr_schedule},
                {"batch", batch},
-               {"seed", seed},
-               {"history", Json::array()}};
+               {"seed", seed}};
+  if (ps) json.update(training::ToJson(*ps));
+  json["history"] = Json::array();
   for (const EpochResult& epoch : history) json["history"].push_back(training::ToJson(epoch));
   return json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
 }
@@ -83,8 +99,9 @@ absl::StatusOr<std::unique_ptr<Report>> Report::Open(const TrainingOptions& opti
 }
 
 void Report::Step(const StepResult& step, int64_t epochs, int64_t steps_per_epoch) {
-  const double speed = PerSecond(step.samples, step.seconds);
-  const double accuracy = static_cast<double>(step.correct) / static_cast<double>(step.samples);
+  const double speed = PerSecond(step.batch, step.seconds);
+  const double accuracy =
+      step.samples > 0 ? static_cast<double>(step.correct) / static_cast<double>(step.samples) : 0;
   if (metrics_.is_open()) {
     Json json = {{"event", "step"},
                  {"step", step.position.step},

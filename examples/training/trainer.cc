@@ -33,6 +33,27 @@ std::span<const uint32_t> PartOf(std::span<const uint32_t> batch, int rank, int 
   return batch.subspan(begin, end - begin);
 }
 
+absl::Status CheckBatch(int64_t batch, const Dataset& dataset) {
+  if (batch >= 1 && batch <= dataset.train.size()) return absl::OkStatus();
+  return InvalidArgument("--batch {}: is outside 1..{}, the samples to train with", batch,
+                         dataset.train.size());
+}
+
+int64_t CountCorrect(Model<float>& model, const Dataset& dataset,
+                     std::span<const uint32_t> samples) {
+  constexpr size_t kSamplesAtOnce = 256;
+  Matrix<float> inputs;
+  std::vector<uint8_t> labels;
+  int64_t correct = 0;
+  while (!samples.empty()) {
+    const auto some = samples.first(std::min(kSamplesAtOnce, samples.size()));
+    samples = samples.subspan(some.size());
+    Gather(dataset, dataset.test, some, inputs, labels);
+    correct += SoftmaxCrossEntropy<float>(model.Forward(inputs), labels, 0, nullptr).correct;
+  }
+  return correct;
+}
+
 Trainer::Trainer(Communicator& communicator, const Dataset& dataset, Model<float>& model,
                  ps::Optimizer& optimizer, const TrainerOptions& options)
     : communicator_(communicator),
@@ -46,10 +67,7 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(Communicator& communica
                                                          Model<float>& model,
                                                          ps::Optimizer& optimizer,
                                                          const TrainerOptions& options) {
-  if (options.batch < 1 || options.batch > dataset.train.size()) {
-    return InvalidArgument("--batch {}: is outside 1..{}, the samples to train with", options.batch,
-                           dataset.train.size());
-  }
+  GW_RETURN_IF_ERROR(CheckBatch(options.batch, dataset));
   std::unique_ptr<Trainer> self(new Trainer(communicator, dataset, model, optimizer, options));
   GW_ASSIGN_OR_RETURN(self->buckets_,
                       GradientBuckets::Create(communicator, model, options.bucket_bytes));
@@ -103,7 +121,7 @@ absl::StatusOr<StepResult> Trainer::Step(std::span<const uint32_t> batch) {
   const auto start = Clock::now();
   StepResult result;
   result.position = {.step = position_.step + 1, .epoch = position_.epoch + 1};
-  result.samples = static_cast<int64_t>(batch.size());
+  result.samples = result.batch = static_cast<int64_t>(batch.size());
   result.learning_rate = optimizer_.LearningRateAt(result.position.step);
 
   // From here to the last Wait() nothing returns: collectives in flight use these buffers.
@@ -189,17 +207,10 @@ void Trainer::Apply(const StepResult& result, int bucket) {
 }
 
 absl::StatusOr<double> Trainer::Evaluate() {
-  constexpr size_t kSamplesAtOnce = 256;
   std::vector<uint32_t> all(static_cast<size_t>(dataset_.test.size()));
   std::iota(all.begin(), all.end(), 0u);
-  auto part = PartOf(all, communicator_.rank(), communicator_.size());
-  std::array<int64_t, 1> correct = {0};
-  while (!part.empty()) {
-    const auto some = part.first(std::min(kSamplesAtOnce, part.size()));
-    part = part.subspan(some.size());
-    Gather(dataset_, dataset_.test, some, inputs_, labels_);
-    correct[0] += SoftmaxCrossEntropy<float>(model_.Forward(inputs_), labels_, 0, nullptr).correct;
-  }
+  std::array<int64_t, 1> correct = {
+      CountCorrect(model_, dataset_, PartOf(all, communicator_.rank(), communicator_.size()))};
   GW_RETURN_IF_ERROR(communicator_.AllReduce(correct));
   return static_cast<double>(correct[0]) / static_cast<double>(dataset_.test.size());
 }

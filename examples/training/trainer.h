@@ -38,8 +38,9 @@ struct TrainerOptions {
 struct StepResult {
   Position position;    // step: number of this update from 1; epoch: from 1
   double loss = 0;      // mean over the global batch, in nats, before the update
-  int64_t correct = 0;  // samples of the global batch
-  int64_t samples = 0;  // of the global batch
+  int64_t correct = 0;  // of `samples`
+  int64_t samples = 0;  // that loss and correct are over: the global batch
+  int64_t batch = 0;    // size of the global batch
   double learning_rate = 0;
   double gradient_norm = 0;  // L2, before ClipOptions::norm; 0 when that is off
   double seconds = 0;        // wall time of this rank
@@ -62,6 +63,11 @@ std::vector<uint32_t> EpochOrder(uint64_t seed, int64_t epoch, int64_t samples);
 // Part `rank` of `size` of a global batch: contiguous, sizes differ by at most one, empty when the
 // batch is smaller than the rank's turn.
 std::span<const uint32_t> PartOf(std::span<const uint32_t> batch, int rank, int size);
+// InvalidArgument for a global batch that cannot be.
+absl::Status CheckBatch(int64_t batch, const Dataset& dataset);
+// How many of the samples of dataset.test the model puts right.
+int64_t CountCorrect(Model<float>& model, const Dataset& dataset,
+                     std::span<const uint32_t> samples);
 
 class Trainer {
  public:

@@ -36,9 +36,25 @@ struct TrainingOptions {
 // What can be known to be wrong without data or peers. InvalidArgument names the flag.
 absl::Status Validate(const TrainingOptions& options);
 
+// What is a parameter server's own, as one worker saw it.
+struct PsSummary {
+  int64_t servers = 0;
+  int64_t workers = 0;  // that took part in its last reply
+  std::string consistency;
+  int64_t staleness = 0;       // the bound; 0 unless ssp
+  int64_t max_staleness = 0;   // of what it read, in steps
+  double held_up_seconds = 0;  // replies waited for other workers
+  int64_t held_up_by = -1;     // the last of them; -1: none
+  uint64_t failovers = 0;      // shards that went over to their replica
+  uint64_t duplicates = 0;     // pushes sent again that the servers had
+  uint64_t bytes_pushed = 0;   // payload
+  uint64_t bytes_pulled = 0;
+};
+
 struct TrainingSummary {
-  std::string model;  // Model::description()
-  std::string data;   // Dataset::name
+  std::string strategy = "allreduce";  // or "ps"
+  std::string model;                   // Model::description()
+  std::string data;                    // Dataset::name
   std::string optimizer;
   double learning_rate = 0;  // of which the schedule takes its share
   std::string lr_schedule;   // Schedule::ToString()
@@ -60,6 +76,7 @@ struct TrainingSummary {
   bool checksums_checked = false;    // --check-checksums held after every step
   std::string parameters_checksum;   // Hex(ParametersChecksum())
   std::vector<EpochResult> history;  // of this run
+  std::optional<PsSummary> ps;       // strategy "ps"
 
   std::string ToJson() const;
 };
