@@ -68,6 +68,8 @@ void AddLaunch(CLI::App& root, std::vector<std::string>& arguments, Action& acti
               "after the first failure, time for the other ranks to\nend by themselves "
               "[default: 5s]");
   AddDuration(*launch, "--grace", job->grace, "time between SIGTERM and SIGKILL [default: 5s]");
+  launch->add_flag("--keep-going", job->keep_going,
+                   "a rank that fails does not end the others; the exit code\nis rank 0's");
   launch
       ->add_option("--bind", job->binding,
                    "none, or core: rank r runs on the r-th usable core\n[default: none]")
@@ -79,7 +81,8 @@ void AddLaunch(CLI::App& root, std::vector<std::string>& arguments, Action& acti
       "Each rank gets RANK, WORLD_SIZE, LOCAL_RANK, LOCAL_WORLD_SIZE, GROUP_RANK,\n"
       "MASTER_ADDR and MASTER_PORT as torchrun sets them, and a GRADWIRE_TOKEN of the\n"
       "job's own unless one is set or there are several nodes. Lines of output come\n"
-      "behind \"[rank] \". The exit code is that of the first rank that failed.\n");
+      "behind \"[rank] \". The exit code is that of the first rank that failed; with\n"
+      "--keep-going it is rank 0's, or on another node that of the first that failed.\n");
 
   if (!arguments.empty() && arguments[0] == "launch") {
     job->command = TakeProgram(*launch, arguments);

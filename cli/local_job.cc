@@ -211,6 +211,7 @@ class Launcher {
   Phase phase_ = Phase::kRunning;
   Clock::time_point phase_end_ = Clock::time_point::max();
   std::optional<int> exit_code_;
+  std::optional<int> rank0_code_;
 };
 
 std::vector<std::string> Launcher::EnvironmentOf(const Environment& base, int local) const {
@@ -282,6 +283,7 @@ absl::StatusOr<int> Launcher::Run() {
       Enter(phase_ == Phase::kSettling ? Phase::kEnding : Phase::kKilled);
     }
   }
+  if (job_.keep_going && phase_ == Phase::kRunning && rank0_code_) return *rank0_code_;
   return exit_code_.value_or(0);
 }
 
@@ -323,12 +325,15 @@ void Launcher::LookForExit(Rank& rank) {
   rank.exited_at = Clock::now();
   PassOutput(rank);  // its last words before ours about it
   const bool killed = facts.si_code != CLD_EXITED;
-  if ((!killed && facts.si_status == 0) || exit_code_.has_value()) return;
-  exit_code_ = killed ? 128 + facts.si_status : facts.si_status;
+  const int code = killed ? 128 + facts.si_status : facts.si_status;
+  if (rank.number == 0) rank0_code_ = code;
+  const bool told = job_.keep_going ? phase_ != Phase::kRunning : exit_code_.has_value();
+  if (code == 0 || told) return;
+  if (!exit_code_.has_value()) exit_code_ = code;
   Say(fmt::format("rank {} (pid {}) {}", rank.number, rank.process.pid,
                   killed ? "was killed by " + SignalName(facts.si_status)
-                         : fmt::format("exited with code {}", facts.si_status)));
-  Enter(Phase::kSettling);
+                         : fmt::format("exited with code {}", code)));
+  if (!job_.keep_going) Enter(Phase::kSettling);
 }
 
 // Ends the job for a reason of the launcher's own.

@@ -20,6 +20,8 @@ struct LocalJob {
   bool plain_rank0 = false;
   // kCore: rank r runs on the r-th core this process may use, counted round.
   Binding binding = Binding::kNone;
+  // The failure of a rank is told, and does not end the others.
+  bool keep_going = false;
 
   // A job over several nodes: each runs this with its own node_rank and the same rest. With more
   // than one node, address and port must be given.
@@ -39,8 +41,9 @@ struct LocalJob {
 // apart. SIGINT, SIGTERM and SIGHUP are handed on to the ranks and end the job.
 //
 // Returns the exit code of the first rank that failed (128 + signal when a signal ended it or the
-// job), or 0. InvalidArgument for a job that makes no sense, NotFound when there is no such
-// program. To be called by one thread of the process, with no other child of the process running.
+// job), or 0; with keep_going that of rank 0 where it is one of these. InvalidArgument for a job
+// that makes no sense, NotFound when there is no such program. To be called by one thread of the
+// process, with no other child of the process running.
 absl::StatusOr<int> RunLocalJob(const LocalJob& job);
 
 // Where `program` is: as it stands when it has a slash, else from PATH; "gradwire" that PATH does

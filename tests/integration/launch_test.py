@@ -138,6 +138,36 @@ print("port", os.environ["MASTER_PORT"])
         self.assertCode(result, 128 + signal.SIGKILL)
         self.assertRegex(result.err, r"rank 2 \(pid \d+\) was killed by signal 9 \(Killed\)")
 
+    def test_keep_going_leaves_the_others_alone(self):
+        script = """
+if [ $RANK = 1 ]; then kill -KILL $$; fi
+if [ $RANK = 2 ]; then exit 3; fi
+sleep 2; echo ended by itself"""
+        result = self.launch(3, "sh", "-c", script,
+                             flags=("--keep-going", "--settle", "100ms")).finish()
+        self.assertCode(result, 0)  # rank 0's
+        self.assertIn("[0] ended by itself", result.out)
+        self.assertRegex(result.err, r"rank 1 \(pid \d+\) was killed by signal 9")
+        self.assertRegex(result.err, r"rank 2 \(pid \d+\) exited with code 3")
+
+    def test_keep_going_ends_as_rank_0_does(self):
+        script = "if [ $RANK = 0 ]; then sleep 0.3; exit 4; fi; if [ $RANK = 1 ]; then exit 3; fi; sleep 1; echo ended"
+        result = self.launch(3, "sh", "-c", script, flags=("--keep-going",)).finish()
+        self.assertCode(result, 4)
+        self.assertIn("[2] ended", result.out)
+        other_node = ("--keep-going", "--nnodes", 2, "--node-rank", 1, "--master-port", 4321)
+        script = "if [ $RANK = 4 ]; then exit 6; fi; sleep 0.5"
+        result = self.launch(3, "sh", "-c", script, flags=other_node).finish()
+        self.assertCode(result, 6)
+
+    def test_keep_going_hears_signals(self):
+        job = self.launch(2, "sh", "-c", "if [ $RANK = 1 ]; then exit 3; fi; echo up; sleep 60",
+                          flags=("--keep-going",))
+        job.wait_for(r"\[0\] up")
+        job.wait_for(r"rank 1 .* exited with code 3", name="err")
+        os.kill(job.pid, signal.SIGTERM)
+        self.assertFailed(job.finish(15))
+
     def test_survivors_get_time_to_end_by_themselves(self):
         script = "if [ $RANK = 0 ]; then exit 5; fi; sleep 1.5; echo ended by itself"
         result = self.launch(2, "sh", "-c", script).finish()
