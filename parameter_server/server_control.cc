@@ -156,8 +156,11 @@ absl::StatusOr<ConnectReply> Server::Impl::Connect(const ConnectRequest& request
 void Server::Impl::DropAll(const Session& session, const std::string& lost) {
   if (!configured_) return;
   for (int64_t worker = session.first; worker < session.first + session.count; ++worker) {
-    for (const auto& shard : shards_) shard->Drop(worker, lost);
-    for (const auto& replica : replicas_) replica->Drop(worker, lost);
+    // Under BSP the others are told this.
+    const std::string who =
+        lost.empty() ? "" : fmt::format("{} is lost: {}", session.NameOf(worker), lost);
+    for (const auto& shard : shards_) shard->Drop(worker, who);
+    for (const auto& replica : replicas_) replica->Drop(worker, who);
   }
 }
 
