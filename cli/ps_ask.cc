@@ -119,9 +119,10 @@ int ShowStatus(const AskCommand& command) {
   std::string text;
   auto json = nlohmann::ordered_json::array();
   for (const std::string& server : command.servers) {
-    const auto client = command.Open(server);
-    absl::StatusOr<ps::ServerStatus> status = client.status();
-    if (client.ok()) status = (*client)->Status();
+    const auto status = [&]() -> absl::StatusOr<ps::ServerStatus> {
+      GW_ASSIGN_OR_RETURN(const auto client, command.Open(server));
+      return client->Status();
+    }();
     if (!status.ok()) {
       code = std::max(code, ReportError(status.status()));
       continue;
