@@ -214,7 +214,7 @@ std::string SwarmCommand::Header(const std::string& transport) const {
   text += Comment(
       "memory: resident, of a connected worker at the server and here, here without its tensors");
   text += fmt::format("# {:>10} {:>6} {:>6} {:>11} {:>20} {:>7} {:>11}\n", "workers", "ok",
-                      "set-up", "connect (ms)", "push-pull (us)", "updates", "memory (KB)");
+                      "set-up", "connect, ms", "push-pull (us)", "updates", "memory (KB)");
   text += fmt::format("# {:>4} {:>5} {:>6} {:>6} {:>5} {:>5} {:>6} {:>6} {:>6} {:>7} {:>5} {:>5}\n",
                       "want", "conn", "(%)", "(1/s)", "p50", "p99", "p50", "p95", "p99", "(1/s)",
                       "serv.", "here");
@@ -225,7 +225,6 @@ std::string SwarmCommand::Line(const ps::SwarmReport& report, double server_byte
   const auto number = bench::FormatNumber;
   const ps::Distribution& connect = report.connect;
   const ps::Distribution& step = report.push_pull;
-  const double here = report.worker_bytes - static_cast<double>(report.tensor_bytes);
   // Never rounded up to 100.
   const double success = std::floor(report.success() * 1e4) / 100;
   return fmt::format(
@@ -233,7 +232,7 @@ std::string SwarmCommand::Line(const ps::SwarmReport& report, double server_byte
       report.connected, number(success, 6), number(report.setup_rate(), 6),
       number(connect.p50 * 1e3, 5), number(connect.p99 * 1e3, 5), number(step.p50 * 1e6, 6),
       number(step.p95 * 1e6, 6), number(step.p99 * 1e6, 6), number(report.update_rate(), 7),
-      server_bytes < 0 ? "-" : number(server_bytes / 1e3, 5), number(here / 1e3, 5));
+      server_bytes < 0 ? "-" : number(server_bytes / 1e3, 5), number(report.worker_bytes / 1e3, 5));
 }
 
 nlohmann::ordered_json ToJson(const ps::Distribution& times) {

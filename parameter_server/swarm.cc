@@ -130,6 +130,10 @@ absl::Status Swarm::Join() {
   const auto bytes = static_cast<size_t>(options_.bytes * options_.workers);
   GW_ASSIGN_OR_RETURN(parameters_, transport_->Allocate(bytes, Access::kRemoteWrite));
   GW_ASSIGN_OR_RETURN(gradients_, transport_->Allocate(bytes, Access::kLocal));
+  // All pages are there before memory is looked at.
+  for (const Region* region : {&parameters_, &gradients_}) {
+    std::ranges::fill(region->bytes(), std::byte{0});
+  }
   job_.worker = number;
   return absl::OkStatus();
 }

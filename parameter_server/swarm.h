@@ -47,8 +47,8 @@ struct SwarmReport {
   Distribution connect;             // a worker's links to all shards
   double run_seconds = 0;           // from the first push to the last answer
   Distribution push_pull;           // from the push, or from when it was due, to the answer
-  double worker_bytes = 0;          // resident memory here per worker, tensors included
-  int64_t tensor_bytes = 0;         // of them: parameters and gradients
+  double worker_bytes = 0;          // resident memory here per worker, without its tensors
+  int64_t tensor_bytes = 0;         // of a worker: parameters and gradients
 
   double success() const {
     return steps_wanted == 0 ? 0
