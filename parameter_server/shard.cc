@@ -108,7 +108,7 @@ absl::StatusOr<int64_t> Shard::Admit(int64_t worker) {
   }
   Member& member = members_[worker];
   member.pushed.resize(slices_.size());
-  member.fresh = !bsp;
+  member.fresh = !bsp || promoted_;
   if (!clock_.Has(worker)) {
     // A worker that is new or was away must not hold the others up.
     const auto known = known_.find(worker);
@@ -122,6 +122,7 @@ void Shard::Remove(int64_t worker, const std::string& lost) {
   if (members_.erase(worker) == 0 && !clock_.Has(worker)) return;
   if (!lost.empty()) ++counters_.workers_lost;
   known_[worker] = clock_.Of(worker);
+  const int64_t before = clock_.Min();
   if (options_.consistency == Consistency::kBsp) {
     if (!lost.empty() && options_.on_loss == OnLoss::kFail) {
       if (failure_.ok()) {
@@ -147,6 +148,7 @@ void Shard::Remove(int64_t worker, const std::string& lost) {
     clock_.Remove(worker);
   }
   if (observer_.left) observer_.left(worker);
+  if (options_.consistency == Consistency::kBsp) TellClock(worker, 0, before);
 }
 
 // --- Pushes ---
@@ -201,15 +203,14 @@ Shard::Taken Shard::Take(int64_t worker, const Request& request, uint32_t slice,
     ++counters_.duplicates;
     return Taken::kDuplicate;
   }
+  // A step that is begun ends as the next one: only the first may lie ahead.
+  if (std::exchange(member.fresh, false)) clock_.Advance(worker, request.step - 1);
   if (options_.consistency == Consistency::kBsp) {
     const Taken taken = Sum(worker, request, slice, values);
     if (taken != Taken::kWait) pushed = request.step;
     return taken;
   }
   pushed = request.step;
-  member.fresh = false;
-  // A step that is begun ends as the next one: only the first may lie ahead.
-  clock_.Advance(worker, request.step - 1);
   ++counters_.gradients_taken;
   const std::span<const float> gradient = Condition(values, request.scale);
   Update(slice, worker, request.step, gradient);
@@ -313,11 +314,23 @@ void Shard::Update(uint32_t slice, int64_t worker, int64_t step, std::span<const
 }
 
 void Shard::EndStep(int64_t worker, int64_t step) {
+  const int64_t before = clock_.Min();
   clock_.Advance(worker, step);
   if (const auto member = members_.find(worker); member != members_.end()) {
     member->second.fresh = false;
   }
-  if (observer_.clock) observer_.clock(worker, step);
+  TellClock(worker, step, before);
+}
+
+// Under BSP what one worker has pushed lives in this shard's sums alone: a replica counts a step
+// only once all have pushed it.
+void Shard::TellClock(int64_t worker, int64_t step, int64_t before) {
+  if (!observer_.clock) return;
+  if (options_.consistency != Consistency::kBsp) {
+    observer_.clock(worker, step);
+  } else if (clock_.Min() > before) {
+    observer_.clock(-1, clock_.Min());
+  }
 }
 
 void Shard::Assign(uint32_t slice, std::span<const float> values) {
@@ -399,8 +412,12 @@ void Shard::Replay(int64_t worker, int64_t step, uint32_t slice, std::span<const
 }
 
 void Shard::ReplayClock(int64_t worker, int64_t step) {
-  if (!clock_.Has(worker)) clock_.Add(worker, step);
-  EndStep(worker, step);
+  if (worker >= 0) {
+    if (!clock_.Has(worker)) clock_.Add(worker, step);
+    clock_.Advance(worker, step);
+    return;
+  }
+  for (int64_t each = 0; each < options_.workers; ++each) clock_.Advance(each, step);
 }
 
 }  // namespace gradwire::ps

@@ -67,6 +67,7 @@ class Shard {
     std::function<void(uint32_t slice, int64_t worker, int64_t step,
                        std::span<const float> gradient, bool assigned)>
         updated;
+    // The worker, or under BSP every worker (-1), has pushed all of a step.
     std::function<void(int64_t worker, int64_t step)> clock;
     std::function<void(int64_t worker)> left;
   };
@@ -121,6 +122,8 @@ class Shard {
   void Replay(int64_t worker, int64_t step, uint32_t slice, std::span<const float> gradient,
               bool assigned);
   void ReplayClock(int64_t worker, int64_t step);
+  // From now on it decides by itself. Workers may be up to a step ahead of what it was told.
+  void Promote() { promoted_ = true; }
 
   // --- Snapshots ---
   // Whether one is due: every worker's step has reached the next multiple of the interval.
@@ -155,6 +158,7 @@ class Shard {
 
   Shard(const Layout& layout, const Placement& placement, int shard, std::span<float> parameters,
         const ShardOptions& options);
+  void TellClock(int64_t worker, int64_t step, int64_t before);
   Taken Sum(int64_t worker, const Request& request, uint32_t slice, std::span<const float> values);
   // The next worker whose gradient the slice's sum wants, -1: none.
   int64_t NextWorker(const SliceState& state) const;
@@ -188,6 +192,7 @@ class Shard {
   std::map<int64_t, int64_t> known_;  // workers that were here before: last step pushed
   std::unordered_map<int64_t, Member> members_;
   std::set<int64_t> removed_;  // BSP, kShrink
+  bool promoted_ = false;
   absl::Status failure_;
   ShardCounters counters_;
   int64_t restored_step_ = 0;  // of the checkpoint this shard started from; 0: none

@@ -351,6 +351,7 @@ absl::Status ShardThread::Impl::Promote() {
           }
         }
         is_replica_ = false;
+        shard_->Promote();
         replica_lost_ = true;
         spdlog::warn("{}: the replica takes over at step {}", name_, shard_->clock().Min());
         UpdateStatus();

@@ -158,7 +158,7 @@ check_lab() {
   else
     checks 2vms 2 --env LAB_ROUNDS=3 -- devices:rdma:60 collectives:rdma:300 collectives:tcp:200 training:rdma:120 \
       rnr:rdma:120 examples:rdma:240 faults:rdma:300 faults:tcp:300 loss:rdma:180 loss:tcp:180 \
-      performance:rdma:400
+      performance:rdma:180
     checks interop 2 --urxe 1 -- interop:rdma:1800
     checks 3vms 3 --env LAB_WORLDS='3 4' -- devices:rdma:90 collectives:rdma:300 training:rdma:180 \
       faults:rdma:300

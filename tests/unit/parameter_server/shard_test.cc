@@ -285,6 +285,7 @@ TEST(ShardTest, AReplicaBecomesTheSame) {
       ASSERT_EQ(primary.PushSlice(0, 4, 0, 1), Shard::Taken::kTaken);
       ASSERT_EQ(primary.PushSlice(0, 4, 1, 1), Shard::Taken::kTaken);
       EXPECT_EQ(primary.parameters, replica.parameters);
+      replica.shard->Promote();
       for (int w = 0; w < 2; ++w) EXPECT_EQ(*replica.shard->Admit(w), 3);
       const uint64_t before = replica.shard->counters().duplicates;
       for (uint32_t slice = 0; slice < replica.Slices(); ++slice) {
@@ -302,6 +303,35 @@ TEST(ShardTest, AReplicaBecomesTheSame) {
                 options.consistency == Consistency::kBsp ? 0u : 2u);
     }
   }
+}
+
+// Under BSP a worker's push that others' have not followed is in no replica: it is pushed again.
+TEST(ShardTest, AReplicaCountsAStepOnlyWhenAllHavePushedIt) {
+  Job primary(Bsp(2)), replica(Bsp(2));
+  primary.shard->set_observer(
+      {.updated =
+           [&](uint32_t slice, int64_t worker, int64_t step, std::span<const float> gradient,
+               bool assigned) { replica.shard->Replay(worker, step, slice, gradient, assigned); },
+       .clock = [&](int64_t worker, int64_t step) { replica.shard->ReplayClock(worker, step); }});
+  primary.Assign(0);
+  for (int w = 0; w < 2; ++w) ASSERT_TRUE(primary.shard->Admit(w).ok());
+  ASSERT_EQ(primary.PushAll(0, 1, 1), Shard::Taken::kTaken);
+  EXPECT_EQ(replica.shard->clock().Of(0), 0);
+  ASSERT_EQ(primary.PushAll(1, 1, 1), Shard::Taken::kTaken);
+  EXPECT_EQ(replica.shard->clock().Min(), 1);
+  // All slices of step 2 are summed and applied, but worker 1 has not ended the step; worker 0 is
+  // in step 3 when the primary dies.
+  ASSERT_EQ(primary.PushAll(0, 2, 1), Shard::Taken::kTaken);
+  for (uint32_t i = 0; i < primary.Slices(); ++i) primary.PushSlice(1, 2, i, 1);
+  EXPECT_EQ(replica.parameters, primary.parameters);
+  EXPECT_EQ(replica.shard->clock().Min(), 1);
+  replica.shard->Promote();
+  for (int w = 0; w < 2; ++w) EXPECT_EQ(*replica.shard->Admit(w), 1);
+  EXPECT_EQ(replica.PushAll(0, 3, 1), Shard::Taken::kTaken);
+  replica.shard->EndStep(1, 2);
+  EXPECT_EQ(replica.PushAll(1, 3, 1), Shard::Taken::kTaken);
+  EXPECT_EQ(replica.parameters[0], -6);
+  EXPECT_EQ(replica.shard->clock().Min(), 3);
 }
 
 TEST(ShardTest, ASnapshotIsTheStateOfOneMoment) {
