@@ -1,11 +1,13 @@
 #include "parameter_server/swarm.h"
 
+#include <fmt/ranges.h>
 #include <unistd.h>
 
 #include <algorithm>
 #include <array>
 #include <fstream>
 #include <memory>
+#include <mutex>
 #include <optional>
 #include <queue>
 #include <utility>
@@ -51,6 +53,10 @@ class Swarm {
   // (time, member), the earliest first.
   using Due = std::pair<Deadline, size_t>;
 
+  // A server is gone; on a thread of the control plane.
+  void Lose(const absl::Status& why);
+  // OK while all servers are there. A link may not tell before it is written to.
+  absl::Status lost();
   absl::Status Connect(Member& member, size_t label, Deadline deadline);
   void Begin(Member& member, Op op);
   void Answered(Member& member, const Reply& reply);
@@ -82,6 +88,9 @@ class Swarm {
   Deadline tell_;
   SwarmReport report_;
   int64_t resident_before_ = 0;
+  std::mutex mutex_;
+  absl::Status lost_;   // guarded by mutex_
+  bool wakes_ = false;  // transport_ is there to be woken; guarded by mutex_
 };
 
 absl::Status Swarm::Join() {
@@ -100,7 +109,7 @@ absl::Status Swarm::Join() {
          .count = options_.workers,
          .host = host,
          .pid = getpid()},
-        [](const absl::Status&) {}, deadline);
+        [this, server](const absl::Status& why) { Lose(Annotate(why, server)); }, deadline);
     if (!reply.ok()) return Annotate(reply.status(), server);
     number = reply->worker;
     if (controls_.empty()) job_ = *reply;
@@ -124,6 +133,10 @@ absl::Status Swarm::Join() {
   settings_.chain_length = std::min(settings_.chain_length, settings_.queue_depth);
   world_ = MakeSoloWorld(LocalAddressTowards(place.first, place.second));
   GW_ASSIGN_OR_RETURN(transport_, CreateTransport(*world_, settings_, "swarm"));
+  {
+    const std::lock_guard lock(mutex_);
+    wakes_ = true;
+  }
   report_.transport = transport_->description();
   GW_ASSIGN_OR_RETURN(messages_, SendPool::Make(*transport_, sizeof(Request),
                                                 options_.workers * placement_.shards() + 64));
@@ -136,6 +149,17 @@ absl::Status Swarm::Join() {
   }
   job_.worker = number;
   return absl::OkStatus();
+}
+
+void Swarm::Lose(const absl::Status& why) {
+  const std::lock_guard lock(mutex_);
+  lost_.Update(why);
+  if (wakes_) transport_->Wake();
+}
+
+absl::Status Swarm::lost() {
+  const std::lock_guard lock(mutex_);
+  return lost_;
 }
 
 absl::Status Swarm::Connect(Member& member, size_t label, Deadline deadline) {
@@ -283,7 +307,10 @@ absl::Status Swarm::Assign() {
   touched_.push_back(0);
   const Deadline deadline = Clock::now() + settings_.op_timeout;
   while (first.unanswered > 0 && !first.failed) {
-    if (Clock::now() >= deadline) return DeadlineExceeded("the servers take no first values");
+    GW_RETURN_IF_ERROR(lost());
+    if (Clock::now() >= deadline) {
+      return DeadlineExceeded("{} take no first values", fmt::join(options_.servers, ", "));
+    }
     GW_RETURN_IF_ERROR(Progress(deadline));
   }
   assigning_ = false;
@@ -316,11 +343,14 @@ absl::Status Swarm::Step() {
       touched_.push_back(index);
     }
     const Deadline patience = silent_since + settings_.op_timeout;
-    if (now >= patience) {
-      const absl::Status late =
-          DeadlineExceeded("no answer within --op-timeout ({} ms)", settings_.op_timeout.count());
+    absl::Status over = lost();
+    if (over.ok() && now >= patience) {
+      over = DeadlineExceeded("no answer from {} within --op-timeout ({} ms)",
+                              fmt::join(options_.servers, ", "), settings_.op_timeout.count());
+    }
+    if (!over.ok()) {
       for (const auto& each : members_) {
-        if (each->left > 0) Fail(*each, late);
+        if (each->left > 0) Fail(*each, over);
       }
       break;
     }
@@ -352,6 +382,7 @@ Swarm::~Swarm() {
     }
   }
   for (const auto& control : controls_) control->Leave();
+  controls_.clear();  // before what their threads call
 }
 
 }  // namespace
