@@ -12,6 +12,7 @@
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
 #include <string>
 
@@ -54,26 +55,40 @@ bool FindSharedFile(pid_t pid, uint64_t address, uint64_t length, SharedFile& fi
   return found;
 }
 
+// Opens the file through a descriptor of the process. -1 when it is of another file, or when its
+// owner could cut the file short, which would end us with SIGBUS.
+int OpenIfSame(const std::string& link, const SharedFile& file) {
+  struct stat status;
+  if (stat(link.c_str(), &status) != 0 || !S_ISREG(status.st_mode) ||
+      status.st_dev != file.device || status.st_ino != file.inode) {
+    return -1;
+  }
+  const int fd = open(link.c_str(), O_RDWR | O_CLOEXEC);
+  if (fd < 0) return -1;
+  if ((fcntl(fd, F_GET_SEALS) & F_SEAL_SHRINK) != 0) return fd;
+  close(fd);
+  return -1;
+}
+
 // Opens the file through one of the process's own descriptors of it: mappings of memfds have no
-// path. -1 when it keeps none open, or the file could be cut short.
-int OpenSharedFile(pid_t pid, const SharedFile& file) {
-  const std::string folder = "/proc/" + std::to_string(pid) + "/fd";
+// path. `near` is where the last one was found: a process that registers thousands of regions opens
+// one after another, and looking at all each time would cost a square. -1 when it keeps none open,
+// or the file could be cut short.
+int OpenSharedFile(pid_t pid, const SharedFile& file, int& near) {
+  constexpr int kNear = 16;
+  const std::string folder = "/proc/" + std::to_string(pid) + "/fd/";
+  for (int number = near; number < near + kNear; ++number) {
+    const int fd = OpenIfSame(folder + std::to_string(number), file);
+    if (fd < 0) continue;
+    near = number;
+    return fd;
+  }
   DIR* const directory = opendir(folder.c_str());
   if (directory == nullptr) return -1;
   int fd = -1;
-  while (const dirent* entry = readdir(directory)) {
-    const std::string link = folder + "/" + entry->d_name;
-    struct stat status;
-    if (stat(link.c_str(), &status) != 0 || !S_ISREG(status.st_mode) ||
-        status.st_dev != file.device || status.st_ino != file.inode) {
-      continue;
-    }
-    fd = open(link.c_str(), O_RDWR | O_CLOEXEC);
-    if (fd < 0) continue;
-    // A file that its owner could cut short would end us with SIGBUS.
-    if ((fcntl(fd, F_GET_SEALS) & F_SEAL_SHRINK) != 0) break;
-    close(fd);
-    fd = -1;
+  while (const dirent* entry = fd < 0 ? readdir(directory) : nullptr) {
+    fd = OpenIfSame(folder + entry->d_name, file);
+    if (fd >= 0) near = atoi(entry->d_name);
   }
   closedir(directory);
   return fd;
@@ -163,7 +178,7 @@ uint64_t LocalPeer::Find(uint32_t key, uint32_t pd, uint32_t access, uint64_t ad
   return MemoryTable::FindIn(header().regions, key, pd, access, address, length);
 }
 
-LocalPeer::Mapping LocalPeer::MapRegion(const SharedRegion& region) const {
+LocalPeer::Mapping LocalPeer::MapRegion(const SharedRegion& region) {
   Mapping mapping;
   mapping.generation = region.generation.load(std::memory_order_acquire);
   mapping.address = region.address;
@@ -174,7 +189,7 @@ LocalPeer::Mapping LocalPeer::MapRegion(const SharedRegion& region) const {
   }
   SharedFile file;
   if (!FindSharedFile(pid_, region.address, region.length, file)) return mapping;
-  const int fd = OpenSharedFile(pid_, file);
+  const int fd = OpenSharedFile(pid_, file, last_descriptor_);
   if (fd < 0) return mapping;
   const uint64_t page = static_cast<uint64_t>(sysconf(_SC_PAGESIZE));
   const uint64_t before = file.offset % page;

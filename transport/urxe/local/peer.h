@@ -65,7 +65,7 @@ class LocalPeer {
     size_t mapped = 0;          // bytes from base on; 0 when the mapping is not ours
   };
   LocalPeer() = default;
-  Mapping MapRegion(const SharedRegion& region) const;
+  Mapping MapRegion(const SharedRegion& region);
   Mapping& Known(uint32_t key);
   // As Map, once the region has been used some times.
   std::byte* MapIfUsedOften(uint32_t key, uint64_t address, size_t length);
@@ -79,6 +79,7 @@ class LocalPeer {
   std::unique_ptr<Arena> mapped_arena_;   // another process's
   std::map<uint32_t, Mapping> mappings_;  // by index of the region
   Mapping* last_ = nullptr;               // the one used last
+  int last_descriptor_ = 0;               // there, of the file mapped last
 };
 
 }  // namespace urxe
