@@ -68,7 +68,8 @@ absl::Status Worker::Impl::JoinServer(int index, Deadline deadline) {
                                .transport = settings_.transport,
                                .worker = index == 0 ? options_.worker : number_,
                                .host = host,
-                               .pid = getpid()};
+                               .pid = getpid(),
+                               .run = job_.run};
   auto lost = [this, index](const absl::Status& why) {
     const std::lock_guard lock(mutex_);
     lost_.emplace_back(index, why);
