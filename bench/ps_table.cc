@@ -30,7 +30,7 @@ std::string PsHeader(const PsOptions& options, int workers, const std::string& p
       "# time: of the slowest worker; algbw: B / median; copy: memcpy of B bytes by one core of "
       "worker 0 while the others wait, same run; share: push-pull's algbw / copy\n";
   text += "# ratio: push-pull's median / all-reduce's; cpu: of all ranks, per GB of the model\n";
-  text += fmt::format("# {:>10}  {:>12}  {:>8}  {:>7}  {:>5}  {:^67}  {:^37}  {:>6}  {:>6}\n", "",
+  text += fmt::format("# {:>10}  {:>12}  {:>8}  {:>7}  {:>5}  {:^63}  {:^36}  {:>6}  {:>6}\n", "",
                       "", "", "", "", "push-pull", "all-reduce", "", "");
   text += fmt::format(
       "# {:>10}  {:>12}  {:>8}  {:>7}  {:>5}  {:>8}  {:>8}  {:>8}  {:>6}  {:>6}  {:>8}  {:>7}  "
