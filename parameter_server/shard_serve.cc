@@ -197,6 +197,13 @@ bool ShardThread::Impl::TakeSlice(Peer& peer, Pending& pending, ConstBytes bytes
     shard_->Assign(slice, values);
     return true;
   }
+  // Whoever waits for a worker that is lost waits for ever.
+  if (!shard_->failure().ok()) {
+    Unblock(pending);
+    pending.error = shard_->failure();
+    ++refused_;
+    return true;
+  }
   if (shard_->Take(peer.worker, request, slice, values) == Shard::Taken::kWait) {
     Block(peer, &pending, shard_->WaitsFor(slice, request.step));
     return false;
