@@ -115,10 +115,11 @@ void Tell(Report& report, const ps::Worker& worker, const Model<float>& model,
   for (std::string line; std::getline(placement, line);) TellWrapped(report, line);
 }
 
-PsSummary Summarize(const ps::Worker& worker, size_t servers) {
+PsSummary Summarize(const ps::Worker& worker, size_t servers, int64_t workers) {
   const ps::WorkerStats stats = worker.stats();
   return {.servers = static_cast<int64_t>(servers),
-          .workers = worker.members(),
+          .workers = workers,
+          .members = worker.members(),
           .consistency = std::string(ps::NameOf(worker.consistency())),
           .staleness = worker.staleness(),
           .max_staleness = stats.max_staleness,
@@ -206,6 +207,7 @@ absl::StatusOr<TrainingSummary> RunWorker(World& world, const TrainingOptions& o
     return InvalidArgument("--epochs {}: the servers have {} behind them, nothing is left to do",
                            options.epochs, trainer->position().epoch);
   }
+  const int64_t workers = worker->members();
   if (leader) Tell(*report, *worker, *model, dataset, options, ps, servers.size());
 
   GW_ASSIGN_OR_RETURN(TrainingSummary summary,
@@ -222,7 +224,7 @@ absl::StatusOr<TrainingSummary> RunWorker(World& world, const TrainingOptions& o
                              .transport = worker->transport(),
                              .device = worker->description()}));
   summary.parameters_checksum = Hex(ParametersChecksum(*model));
-  summary.ps = Summarize(*worker, servers.size());
+  summary.ps = Summarize(*worker, servers.size(), workers);
   summary.bytes_sent = summary.ps->bytes_pushed;
   GW_RETURN_IF_ERROR(worker->Leave());
   if (!leader) return summary;

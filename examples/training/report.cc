@@ -37,6 +37,7 @@ Json ToJson(const EpochResult& epoch) {
 Json ToJson(const PsSummary& ps) {
   return {{"servers", ps.servers},
           {"workers", ps.workers},
+          {"members", ps.members},
           {"consistency", ps.consistency},
           {"staleness", ps.staleness},
           {"max_staleness", ps.max_staleness},

@@ -39,7 +39,8 @@ absl::Status Validate(const TrainingOptions& options);
 // What is a parameter server's own, as one worker saw it.
 struct PsSummary {
   int64_t servers = 0;
-  int64_t workers = 0;  // that took part in its last reply
+  int64_t workers = 0;  // when this one started
+  int64_t members = 0;  // workers that took part in its last reply
   std::string consistency;
   int64_t staleness = 0;       // the bound; 0 unless ssp
   int64_t max_staleness = 0;   // of what it read, in steps
