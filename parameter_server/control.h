@@ -66,6 +66,9 @@ struct ConnectRequest {
   MemoryGrant parameters;  // the worker's parameters of the whole layout, to write pulls into
   MemoryGrant gradients;   // likewise; a length of 0: the shard is sent slices only
   DataType wire = DataType::kFloat32;  // or kFloat16, kBfloat16: of slices in both directions
+  // Of a worker that comes to a replica: the last step that all of its pushes to the shard were
+  // acknowledged for. -1: it comes anew.
+  int64_t step = -1;
 };
 struct ConnectReply {
   ConnectionFacts facts;

@@ -207,12 +207,14 @@ void ToProto(const ConnectRequest& from, v1::ConnectRequest* to) {
   GrantToProto(from.parameters, to->mutable_parameters());
   GrantToProto(from.gradients, to->mutable_gradients());
   to->set_wire(static_cast<uint32_t>(from.wire));
+  to->set_step(from.step);
 }
 
 absl::StatusOr<ConnectRequest> FromProto(const v1::ConnectRequest& from) {
   ConnectRequest to;
   GW_RETURN_IF_ERROR(InRange("worker", from.worker(), -1, kMaxWorkers - 1));
   GW_RETURN_IF_ERROR(InRange("shard", from.shard(), 0, kMaxShards - 1));
+  GW_RETURN_IF_ERROR(InRange("step", from.step(), -1, std::numeric_limits<int64_t>::max() - 1));
   const auto wire = static_cast<DataType>(from.wire());
   if (from.wire() >= static_cast<uint32_t>(kDataTypeCount) ||
       (wire != DataType::kFloat32 && wire != DataType::kFloat16 && wire != DataType::kBfloat16)) {
@@ -225,6 +227,7 @@ absl::StatusOr<ConnectRequest> FromProto(const v1::ConnectRequest& from) {
   to.worker = from.worker();
   to.shard = from.shard();
   to.wire = wire;
+  to.step = from.step();
   return to;
 }
 

@@ -94,7 +94,7 @@ std::span<float> Shard::sum(uint32_t slice) {
 
 // --- Members ---
 
-absl::StatusOr<int64_t> Shard::Admit(int64_t worker) {
+absl::StatusOr<int64_t> Shard::Admit(int64_t worker, int64_t step) {
   GW_RETURN_IF_ERROR(failure_);
   const bool bsp = options_.consistency == Consistency::kBsp;
   if (worker < 0 || (bsp && worker >= options_.workers)) {
@@ -113,7 +113,9 @@ absl::StatusOr<int64_t> Shard::Admit(int64_t worker) {
     // A worker that is new or was away must not hold the others up.
     const auto known = known_.find(worker);
     const int64_t least = clock_.size() > 0 ? clock_.Min() : restored_step_;
-    clock_.Add(worker, std::max(least, known == known_.end() ? 0 : known->second));
+    clock_.Add(worker, promoted_ && step >= 0
+                           ? step
+                           : std::max(least, known == known_.end() ? 0 : known->second));
   }
   return clock_.Of(worker);
 }

@@ -90,7 +90,9 @@ class Shard {
   // --- Members ---
   // A worker takes part from now on, or comes back; returns the last step that counts as pushed by
   // it. FailedPrecondition under BSP once the job has failed.
-  absl::StatusOr<int64_t> Admit(int64_t worker);
+  // `step` is what a worker knows that loses the primary: it counts when this replica was promoted
+  // before it had heard of the worker.
+  absl::StatusOr<int64_t> Admit(int64_t worker, int64_t step = -1);
   // It left or was lost; `lost` is empty for an orderly end.
   void Remove(int64_t worker, const std::string& lost);
   // Under BSP with OnLoss::kFail: who was lost; OK before.

@@ -234,7 +234,7 @@ absl::StatusOr<ConnectReply> ShardThread::Impl::Accept(const ConnectRequest& req
   }
   ConnectReply reply;
   if (!primary) {
-    GW_ASSIGN_OR_RETURN(reply.clock, shard_->Admit(request.worker));
+    GW_ASSIGN_OR_RETURN(reply.clock, shard_->Admit(request.worker, request.step));
     changed_ = true;
   }
   for (const auto& peer : peers_) {

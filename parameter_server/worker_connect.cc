@@ -150,6 +150,13 @@ absl::StatusOr<int64_t> Worker::Impl::Connect(Shard& shard, int server, Deadline
     request.gradients = gradients_region_.grant();
     request.gradients.length = elements * sizeof(float);
   }
+  if (shard.failed_over) {
+    request.step = step_;
+    for (const auto& [operation, asked] : shard.asked) {
+      const bool pushes = asked.op == Op::kPush || asked.op == Op::kPushPull;
+      if (pushes) request.step = std::min(request.step, asked.step - 1);
+    }
+  }
   ControlClient& control = *servers_[static_cast<size_t>(server)].control;
   absl::StatusOr<ConnectReply> reply = control.Connect(request, deadline);
   if (!reply.ok()) return Annotate(reply.status(), NameOf(server));

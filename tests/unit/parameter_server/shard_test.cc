@@ -305,6 +305,22 @@ TEST(ShardTest, AReplicaBecomesTheSame) {
   }
 }
 
+// A worker that joined just before the primary died is no newcomer, though the replica has not
+// heard of it.
+TEST(ShardTest, APromotedReplicaTakesAWorkersWordForItsStep) {
+  Job job(Asp());
+  job.Assign(0);
+  for (int64_t step = 1; step <= 6; ++step) {
+    job.shard->Replay(0, step, 0, std::vector<float>(64, 1.0f), false);
+    job.shard->ReplayClock(0, step);
+  }
+  job.shard->Promote();
+  EXPECT_EQ(*job.shard->Admit(0, 2), 6);
+  EXPECT_EQ(*job.shard->Admit(1, 0), 0);
+  EXPECT_TRUE(job.shard->Check(1, job.Push(1)).ok());
+  EXPECT_EQ(*job.shard->Admit(2), 0);
+}
+
 // Under BSP a worker's push that others' have not followed is in no replica: it is pushed again.
 TEST(ShardTest, AReplicaCountsAStepOnlyWhenAllHavePushedIt) {
   Job primary(Bsp(2)), replica(Bsp(2));
