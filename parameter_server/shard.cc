@@ -315,6 +315,16 @@ void Shard::Update(uint32_t slice, int64_t worker, int64_t step, std::span<const
                      static_cast<int64_t>(offset(slice)), values(slice), gradient);
 }
 
+void Shard::Announce(int64_t worker, int64_t step) {
+  const auto member = members_.find(worker);
+  if (member == members_.end() || !member->second.fresh || step <= clock_.Of(worker) ||
+      options_.consistency == Consistency::kBsp) {
+    return;
+  }
+  clock_.Advance(worker, step);
+  TellClock(worker, step, 0);
+}
+
 void Shard::EndStep(int64_t worker, int64_t step) {
   const int64_t before = clock_.Min();
   clock_.Advance(worker, step);

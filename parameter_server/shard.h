@@ -104,6 +104,9 @@ class Shard {
   absl::Status Check(int64_t worker, const Request& request) const;
   // Takes one slice of a request that passed Check(); `values` are its float32 elements.
   Taken Take(int64_t worker, const Request& request, uint32_t slice, std::span<const float> values);
+  // Ssp, asp: a worker that has pushed nothing yet pulls as one that stands at `step`. Shards may
+  // have admitted it at different steps; where it goes on is for it to say.
+  void Announce(int64_t worker, int64_t step);
   // The last slice of a request with kEndOfStep was taken.
   void EndStep(int64_t worker, int64_t step);
   // First values of a slice; ignored when the slice has some.

@@ -222,6 +222,10 @@ void ShardThread::Impl::EndPush(Peer& peer, Pending& pending) {
     if ((request.flags & Request::kLeft) != 0) shard_->Remove(request.worker, "");
     return;
   }
+  if (request.op == Op::kPull) {
+    shard_->Announce(peer.worker, request.step);
+    changed_ = true;
+  }
   if ((request.flags & Request::kApplyHeld) != 0) {
     shard_->ApplyHeld({request.first, request.count}, request.step, request.scale);
     changed_ = true;

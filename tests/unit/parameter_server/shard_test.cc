@@ -305,6 +305,24 @@ TEST(ShardTest, AReplicaBecomesTheSame) {
   }
 }
 
+// Shards may admit a newcomer at different steps: it must not wait for itself at the one behind.
+TEST(ShardTest, ANewcomerSaysWhereItStands) {
+  Job job(Ssp(1));
+  job.Assign(0);
+  ASSERT_TRUE(job.shard->Admit(0).ok());
+  EXPECT_EQ(*job.shard->Admit(1), 0);
+  ASSERT_EQ(job.PushAll(0, 1, 1), Shard::Taken::kTaken);
+  ASSERT_EQ(job.PushAll(0, 2, 1), Shard::Taken::kTaken);
+  EXPECT_FALSE(job.shard->Readable(0, 2));
+  job.shard->Announce(1, 2);
+  EXPECT_TRUE(job.shard->Readable(0, 2));
+  EXPECT_TRUE(job.shard->Check(1, job.Push(3)).ok());
+  EXPECT_TRUE(absl::IsAlreadyExists(job.shard->Check(1, job.Push(2))));
+  // Only a newcomer may.
+  job.shard->Announce(0, 9);
+  EXPECT_EQ(job.shard->clock().Of(0), 2);
+}
+
 // A worker that joined just before the primary died is no newcomer, though the replica has not
 // heard of it.
 TEST(ShardTest, APromotedReplicaTakesAWorkersWordForItsStep) {
