@@ -62,6 +62,8 @@ absl::StatusOr<Session> Server::Impl::Admit(const JoinRequest& request) {
     const absl::StatusOr<Session*> session = sessions_.Begin(request);
     if (session.ok()) {
       busy_ = Clock::now();
+      const int64_t first = (*session)->first;
+      gone_.erase(gone_.lower_bound(first), gone_.lower_bound(first + (*session)->count));
       return **session;
     }
     if (!absl::IsAlreadyExists(session.status()) || Clock::now() >= patience) {
@@ -160,6 +162,11 @@ void Server::Impl::DropAll(const Session& session, const std::string& lost) {
     const std::string who =
         lost.empty() ? "" : fmt::format("{} is lost: {}", session.NameOf(worker), lost);
     for (const auto& shard : shards_) shard->Drop(worker, who);
+    if (!options_.replica) continue;
+    {
+      const std::lock_guard lock(mutex_);
+      gone_[worker] = who;
+    }
     for (const auto& replica : replicas_) replica->Drop(worker, who);
   }
 }
@@ -203,7 +210,12 @@ absl::Status Server::Impl::Promote(int shard) {
     }
     promoted_ = true;  // before the shard is: nobody feeds it from here on
   }
-  return replicas_[static_cast<size_t>(index)]->Promote();
+  ShardThread& replica = *replicas_[static_cast<size_t>(index)];
+  GW_RETURN_IF_ERROR(replica.Promote());
+  // Its primary may have died before it could say who was gone.
+  const std::lock_guard lock(mutex_);
+  for (const auto& [worker, lost] : gone_) replica.Drop(worker, lost);
+  return absl::OkStatus();
 }
 
 }  // namespace gradwire::ps

@@ -5,6 +5,7 @@
 #include <atomic>
 #include <condition_variable>
 #include <deque>
+#include <map>
 #include <memory>
 #include <mutex>
 #include <optional>
@@ -114,6 +115,8 @@ class Server::Impl final : public ControlHandler {
   std::condition_variable changed_;
   Sessions sessions_;
   bool promoted_ = false;  // one of the replicas was
+  // Workers that left or were lost (how; empty: left) and have not come again; with replicas alone.
+  std::map<int64_t, std::string> gone_;
   bool stopping_ = false;  // Wait() returns
   bool going_down_ = false;
   Clock::time_point busy_;  // last moment with a worker

@@ -121,7 +121,8 @@ absl::StatusOr<int64_t> Shard::Admit(int64_t worker, int64_t step) {
 }
 
 void Shard::Remove(int64_t worker, const std::string& lost) {
-  if (members_.erase(worker) == 0 && !clock_.Has(worker)) return;
+  const bool member = members_.erase(worker) > 0;
+  if (!member && !clock_.Has(worker)) return;
   if (!lost.empty()) ++counters_.workers_lost;
   known_[worker] = clock_.Of(worker);
   const int64_t before = clock_.Min();
@@ -139,8 +140,9 @@ void Shard::Remove(int64_t worker, const std::string& lost) {
       const SliceState& state = states_[slice];
       if (state.summing > 0 && !state.complete && NextWorker(state) < 0) Complete(slice);
     }
-    if (members_.empty()) {
-      // The job is over; another may follow on the same values.
+    // The job is over; another may follow on the same values. A replica has no members, it only
+    // hears who left.
+    if ((member && members_.empty()) || removed_.size() == static_cast<size_t>(options_.workers)) {
       removed_.clear();
       int64_t last = 0;
       for (const auto& [number, step] : known_) last = std::max(last, step);
@@ -167,7 +169,13 @@ absl::Status Shard::Check(int64_t worker, const Request& request) const {
                               shard_);
   }
   if (request.step < 0) return InvalidArgument("step {} cannot be", request.step);
-  if (request.op != Op::kPush && request.op != Op::kPushPull) return absl::OkStatus();
+  if (!(std::abs(request.scale) <= std::numeric_limits<float>::max())) {
+    return InvalidArgument("a gradient cannot be scaled by {}", request.scale);
+  }
+  // A pull may end a step too: that which applies what is held.
+  const bool pushes = request.op == Op::kPush || request.op == Op::kPushPull ||
+                      (request.flags & (Request::kEndOfStep | Request::kApplyHeld)) != 0;
+  if (!pushes) return absl::OkStatus();
   if (!initialized()) {
     return FailedPrecondition("shard {} has no values yet: Initialize() comes before a push",
                               shard_);
@@ -181,9 +189,6 @@ absl::Status Shard::Check(int64_t worker, const Request& request) const {
   if (request.step != clock + 1 && !member->second.fresh) {
     return FailedPrecondition("worker {} pushes step {}, but {} comes next", worker, request.step,
                               clock + 1);
-  }
-  if (!(std::abs(request.scale) <= std::numeric_limits<float>::max())) {
-    return InvalidArgument("a gradient cannot be scaled by {}", request.scale);
   }
   return absl::OkStatus();
 }
@@ -397,6 +402,19 @@ int64_t Shard::WaitsFor(uint32_t slice, int64_t step) const {
 }
 
 // --- Replica ---
+
+absl::Status Shard::CheckReplay(const Request& request) const {
+  const bool sum = request.worker < 0;
+  const bool gradient = request.count > 0 && (request.flags & Request::kAssigned) == 0;
+  const bool step = (request.flags & Request::kEndOfStep) != 0;
+  if ((gradient || step) && sum != (options_.consistency == Consistency::kBsp)) {
+    return FailedPrecondition(
+        "shard {}: its primary is not under {}, as this replica is; start all "
+        "servers with the same options",
+        shard_, NameOf(options_.consistency));
+  }
+  return absl::OkStatus();
+}
 
 void Shard::Replay(int64_t worker, int64_t step, uint32_t slice, std::span<const float> gradient,
                    bool assigned) {

@@ -124,6 +124,9 @@ class Shard {
   int64_t WaitsFor(uint32_t slice, int64_t step) const;
 
   // --- As a replica: repeats what the observer of another shard was told ---
+  // FailedPrecondition for what a primary of the same consistency would not send; all calls below
+  // are for requests that passed.
+  absl::Status CheckReplay(const Request& request) const;
   void Replay(int64_t worker, int64_t step, uint32_t slice, std::span<const float> gradient,
               bool assigned);
   void ReplayClock(int64_t worker, int64_t step);

@@ -29,7 +29,8 @@ void ShardThread::Impl::MakeReady(Peer& peer) {
 
 void ShardThread::Impl::Dispatch(const Completion& completion) {
   if (replica_ && completion.link == replica_->link) {
-    if (const absl::Status status = HearReplica(completion); !status.ok()) Detach(Message(status));
+    // Its link is closed only once all completions of this batch have been looked at.
+    if (replica_->error.ok()) replica_->error = HearReplica(completion);
     return;
   }
   const auto label = static_cast<size_t>(completion.link->peer());
@@ -60,7 +61,8 @@ void ShardThread::Impl::Serve() {
       if (!peer->dead) Pump(*peer);
     }
     if (replica_) {
-      if (const absl::Status status = FeedReplica(); !status.ok()) Detach(Message(status));
+      replica_->error.Update(FeedReplica());
+      if (!replica_->error.ok()) Detach(Message(replica_->error));
     }
     if (std::exchange(changed_, false)) {
       for (Peer* peer : std::exchange(blocked_, {})) {
@@ -161,7 +163,9 @@ absl::Status ShardThread::Impl::Begin(Peer& peer, const Completion& arrival) {
                          slices);
   }
   if (request.op != Op::kPull) pending.expected = request.count;
-  if (!from_primary) {
+  if (from_primary) {
+    GW_RETURN_IF_ERROR(shard_->CheckReplay(request));
+  } else {
     pending.error = shard_->Check(peer.worker, request);
     if (!pending.error.ok()) ++refused_;
   }
@@ -350,8 +354,8 @@ bool ShardThread::Impl::ReadyToReply(Peer& peer, Pending& pending) {
   }
   Unblock(pending);
   if (!replica_) return true;
-  if (pending.mark == 0) pending.mark = uint64_t{replica_->queued} + 1;
-  if (uint64_t{replica_->acked} + 1 >= pending.mark) return true;
+  if (!pending.mark) pending.mark = replica_->queued;
+  if (replica_->acked >= *pending.mark) return true;
   Block(peer, nullptr, -1);
   return false;
 }
@@ -419,7 +423,7 @@ void ShardThread::Impl::TellReplica(const Request& request, std::span<const floa
   if (!replica_) return;
   Outgoing& outgoing = replica_->queue.emplace_back();
   outgoing.request = request;
-  outgoing.request.number = ++replica_->queued;
+  outgoing.request.number = static_cast<uint32_t>(++replica_->queued);
   outgoing.values.assign(values.begin(), values.end());
 }
 
@@ -463,12 +467,13 @@ absl::Status ShardThread::Impl::HearReplica(const Completion& completion) {
       }
       std::memcpy(static_cast<void*>(&reply), bytes.data(), bytes.size());
       GW_RETURN_IF_ERROR(replica.link->Release(1));
-      if (reply.number != replica.acked + 1 || reply.number > replica.queued) {
+      if (replica.acked == replica.queued ||
+          reply.number != static_cast<uint32_t>(replica.acked + 1)) {
         return ProtocolError("{} acknowledged {} after {}", replica.who, reply.number,
                              replica.acked);
       }
       GW_RETURN_IF_ERROR(reply.status());
-      replica.acked = reply.number;
+      ++replica.acked;
       changed_ = true;
       return absl::OkStatus();
     }

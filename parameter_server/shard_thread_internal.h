@@ -39,12 +39,12 @@ class ShardThread::Impl {
   // A request that is not answered yet.
   struct Pending {
     Request request;
-    absl::Status error;     // why it is refused
-    uint32_t expected = 0;  // slices that come with it
-    uint32_t received = 0;  // of them
-    uint32_t sent = 0;      // slices pulled
-    int64_t min_clock = 0;  // when the first slice was sent
-    uint64_t mark = 0;      // the replica must have so many; 0: not known yet
+    absl::Status error;            // why it is refused
+    uint32_t expected = 0;         // slices that come with it
+    uint32_t received = 0;         // of them
+    uint32_t sent = 0;             // slices pulled
+    int64_t min_clock = 0;         // when the first slice was sent
+    std::optional<uint64_t> mark;  // what the replica must have before the reply; empty: not known
     Deadline blocked_since{};
     int64_t blocked_by = -1;
     std::chrono::nanoseconds waited{0};
@@ -85,8 +85,9 @@ class ShardThread::Impl {
     std::deque<Outgoing> queue;
     std::deque<Sent> sending;
     bool header_sent = false;  // of the first of the queue
-    uint32_t queued = 0;       // number of the last told
-    uint32_t acked = 0;        // number of the last that the replica has
+    uint64_t queued = 0;       // requests told so far; the low 32 bits are the last one's number
+    uint64_t acked = 0;        // of them, what the replica has
+    absl::Status error;        // why it is to be detached
   };
 
   // --- shard_thread.cc ---

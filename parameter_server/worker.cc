@@ -62,7 +62,7 @@ absl::StatusOr<Handle> Worker::Impl::Ask(Op op, uint8_t flags, int first, int la
                     .step = operation.step};
     ++operation.outstanding;
     shard.asked.emplace_back(number, request);
-    Send(shard, number, request);
+    Send(shard, request);
   }
   if (ends) {
     ++step_;
@@ -77,15 +77,14 @@ absl::StatusOr<Handle> Worker::Impl::Ask(Op op, uint8_t flags, int first, int la
   return Handle{number};
 }
 
-void Worker::Impl::Send(Shard& shard, uint64_t operation, const Request& request) {
-  shard.link->Ask(request, [this, &shard, operation](const Reply& reply) {
-    Answered(shard, operation, reply);
-  });
+void Worker::Impl::Send(Shard& shard, const Request& request) {
+  // Two pointers: small enough for std::function not to allocate.
+  shard.link->Ask(request, [this, &shard](const Reply& reply) { Answered(shard, reply); });
 }
 
-void Worker::Impl::Answered(Shard& shard, uint64_t number, const Reply& reply) {
+void Worker::Impl::Answered(Shard& shard, const Reply& reply) {
+  Operation& operation = operations_.at(shard.asked.front().first);
   shard.asked.pop_front();
-  Operation& operation = operations_.at(number);
   --operation.outstanding;
   members_ = reply.members;
   if (reply.waited_for >= 0) {
@@ -135,9 +134,12 @@ absl::Status Worker::Impl::Progress(Deadline deadline) {
   for (int i = 0; i < *count; ++i) {
     const Completion& completion = completions[static_cast<size_t>(i)];
     for (Shard& shard : shards_) {
-      if (shard.link == nullptr || shard.link->link() != completion.link) continue;
+      if (shard.link->link() != completion.link) continue;
+      // One failure is enough: what follows on the same link means nothing.
+      if (std::ranges::count(broken, &shard, &std::pair<Shard*, absl::Status>::first) > 0) break;
       const absl::Status handled = shard.link->Handle(completion);
       if (!handled.ok()) broken.emplace_back(&shard, handled);
+      break;
     }
   }
   for (const auto& [shard, why] : broken) GW_RETURN_IF_ERROR(FailOver(*shard, why, deadline));

@@ -229,7 +229,7 @@ absl::Status Worker::Impl::AskAgain(Shard& shard, int64_t clock) {
       if (request.op == Op::kPush) request.first = request.count = 0;
       request.op = Op::kPull;
     }
-    Send(shard, operation, request);
+    Send(shard, request);
   }
   return shard.link->Pump();
 }

@@ -87,8 +87,9 @@ class Worker::Impl {
   std::string NameOf(int server) const;
 
   // --- worker.cc ---
-  void Send(Shard& shard, uint64_t operation, const Request& request);
-  void Answered(Shard& shard, uint64_t operation, const Reply& reply);
+  // Sends what stands in shard.asked.
+  void Send(Shard& shard, const Request& request);
+  void Answered(Shard& shard, const Reply& reply);
   // Moves everything on; sleeps until something happens or `deadline`.
   absl::Status Progress(Deadline deadline);
   absl::Status Latch(absl::Status status);

@@ -114,9 +114,10 @@ fi
 # Reports of a sanitizer end the process with a code of its own, so that no test takes them for an
 # error that it expects.
 sanitizer_options() {
-  export ASAN_OPTIONS=detect_leaks=1:exitcode=99:detect_stack_use_after_return=1
+  # Memory that cannot be had is an error our code answers, not one of the test.
+  export ASAN_OPTIONS=detect_leaks=1:exitcode=99:detect_stack_use_after_return=1:allocator_may_return_null=1
   export UBSAN_OPTIONS=print_stacktrace=1:halt_on_error=1:exitcode=99
-  export TSAN_OPTIONS=exitcode=99:halt_on_error=0:second_deadlock_stack=1
+  export TSAN_OPTIONS=exitcode=99:halt_on_error=0:second_deadlock_stack=1:allocator_may_return_null=1
   export LSAN_OPTIONS=exitcode=99
   [ ! -f tests/asan.supp ] || ASAN_OPTIONS+=:suppressions=$PWD/tests/asan.supp
   [ ! -f tests/lsan.supp ] || LSAN_OPTIONS+=:suppressions=$PWD/tests/lsan.supp
@@ -154,6 +155,9 @@ run_build() {
   all=$(sed -E 's/.*out of ([0-9]+).*/\1/' <<<"$line")
   passed=$((passed + all - bad))
   failed=$((failed + bad))
+  # What failed says why where the logs may not be at hand.
+  [ "$bad" -eq 0 ] || grep -m 40 -E '(ERROR|WARNING): [A-Za-z]+Sanitizer|runtime error:|SUMMARY: |: Failure$|^\[  FAILED  \]|^ *(Expected|Actual|Which|Value of):|^(FAIL|ERROR): |(Error|Failed|Exception): ' \
+    "$logs/$name-tests.log"
   note "$name" "$((all - bad)) passed, $bad failed (built in ${built} s, tested in $((SECONDS - begin - built)) s)"
 }
 

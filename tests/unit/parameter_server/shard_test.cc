@@ -168,6 +168,16 @@ TEST(ShardTest, RefusesStepsThatAreOverOrOutOfOrder) {
     Request wild = job.Push(2);
     wild.scale = std::numeric_limits<float>::quiet_NaN();
     EXPECT_TRUE(absl::IsInvalidArgument(job.shard->Check(0, wild)));
+    // A pull may end a step or apply what is held, and is held to the same.
+    for (const uint8_t flag : {Request::kEndOfStep, Request::kApplyHeld}) {
+      Request pull = job.Push(9, flag);
+      pull.op = Op::kPull;
+      EXPECT_TRUE(absl::IsFailedPrecondition(job.shard->Check(0, pull)));
+      pull.step = 2;
+      EXPECT_TRUE(job.shard->Check(0, pull).ok());
+      pull.scale = std::numeric_limits<float>::infinity();
+      EXPECT_TRUE(absl::IsInvalidArgument(job.shard->Check(0, pull)));
+    }
     EXPECT_TRUE(job.shard->Check(0, job.Push(2)).ok());
     EXPECT_EQ(job.shard->values(0)[0], -1);
   }
@@ -302,6 +312,33 @@ TEST(ShardTest, AReplicaBecomesTheSame) {
       EXPECT_EQ(replica.shard->counters().duplicates - before,
                 options.consistency == Consistency::kBsp ? 0u : 2u);
     }
+  }
+}
+
+TEST(ShardTest, AReplicaRemembersWhoLeftThoughItHasNoMembers) {
+  Job replica(Bsp(3, OnLoss::kShrink));
+  replica.Assign(0);
+  replica.shard->Remove(1, "");
+  replica.shard->Promote();
+  EXPECT_TRUE(absl::IsFailedPrecondition(replica.shard->Admit(1).status()));
+  ASSERT_TRUE(replica.shard->Admit(0).ok());
+  ASSERT_TRUE(replica.shard->Admit(2).ok());
+  ASSERT_EQ(replica.PushAll(0, 1, 1), Shard::Taken::kTaken);
+  ASSERT_EQ(replica.PushAll(2, 1, 1), Shard::Taken::kTaken);
+  EXPECT_TRUE(replica.shard->Readable(0, 1));
+}
+
+TEST(ShardTest, AReplicaRefusesWhatAPrimaryOfAnotherKindSends) {
+  const Request sum{.op = Op::kReplicate, .count = 1, .step = 1, .worker = -1};
+  const Request single{.op = Op::kReplicate, .count = 1, .step = 1, .worker = 0};
+  Request assigned = sum;
+  assigned.flags = Request::kAssigned;
+  for (const ShardOptions& options : {Bsp(2), Ssp(1), Asp()}) {
+    const Job job(options);
+    const bool bsp = options.consistency == Consistency::kBsp;
+    EXPECT_EQ(job.shard->CheckReplay(sum).ok(), bsp);
+    EXPECT_EQ(job.shard->CheckReplay(single).ok(), !bsp);
+    EXPECT_TRUE(job.shard->CheckReplay(assigned).ok());
   }
 }
 
