@@ -43,8 +43,9 @@ Communicator::~Communicator() = default;
 absl::StatusOr<std::unique_ptr<Communicator>> Communicator::Create(World& world,
                                                                    const Settings& settings) {
   GW_ASSIGN_OR_RETURN(auto transport, CreateTransport(world, settings, "collectives"));
-  return std::unique_ptr<Communicator>(
-      new Communicator(std::make_unique<Engine>(world, std::move(transport), settings)));
+  auto engine = std::make_unique<Engine>(world, std::move(transport), settings);
+  GW_RETURN_IF_ERROR(engine->StartRecording());
+  return std::unique_ptr<Communicator>(new Communicator(std::move(engine)));
 }
 
 int Communicator::rank() const { return engine_->world().rank(); }
@@ -52,6 +53,7 @@ int Communicator::size() const { return engine_->world().size(); }
 std::string Communicator::transport_name() const { return engine_->transport().name(); }
 std::string Communicator::description() const { return engine_->transport().description(); }
 CommunicatorStats Communicator::stats() const { return engine_->stats(); }
+absl::Status Communicator::SaveRecording() { return engine_->SaveRecording(); }
 absl::StatusOr<Region> Communicator::Allocate(size_t bytes) {
   return engine_->transport().Allocate(bytes, Access::kRemoteWrite);
 }

@@ -92,6 +92,10 @@ class Communicator {
   absl::Status Barrier();
   Work BarrierAsync();
 
+  // Writes what --telemetry recorded so far into its folder; OK when nothing is recorded. Otherwise
+  // the destructor does it and can only log what goes wrong.
+  absl::Status SaveRecording();
+
   // Page-aligned, zeroed memory that is registered once: the place for gradient buckets.
   absl::StatusOr<Region> Allocate(size_t bytes);
 

@@ -1,5 +1,7 @@
 #include "collectives/engine.h"
 
+#include <spdlog/spdlog.h>
+
 #include <cstring>
 #include <utility>
 
@@ -55,6 +57,28 @@ Communicator::Engine::~Engine() {
     state->Finish(absl::CancelledError("the communicator was destroyed"), {});
   }
   if (thread_.joinable()) thread_.join();
+  if (recorder_ && !recorder_->saved()) {
+    if (const absl::Status saved = recorder_->Save(); !saved.ok()) {
+      spdlog::error("the recording of this rank is lost: {}", Message(saved));
+    }
+  }
+}
+
+absl::Status Communicator::Engine::StartRecording() {
+  if (settings_.telemetry.empty()) return absl::OkStatus();
+  GW_ASSIGN_OR_RETURN(recorder_, Recorder::Start(world_, *transport_, settings_));
+  return absl::OkStatus();
+}
+
+absl::Status Communicator::Engine::SaveRecording() {
+  if (!recorder_) return absl::OkStatus();
+  std::unique_lock lock(mutex_);
+  const Deadline deadline = Clock::now() + settings_.op_timeout;
+  while (!queue_.empty() || running_) {
+    if (Clock::now() >= deadline) return DeadlineExceeded("a collective is under way still");
+    changed_.wait_for(lock, std::chrono::milliseconds(1));
+  }
+  return recorder_->Save();
 }
 
 absl::Status Communicator::Engine::Run(const Request& request) {
@@ -106,9 +130,17 @@ void Communicator::Engine::ProgressThread() {
 
 absl::Status Communicator::Engine::Execute(const Request& request) {
   if (!failure_.ok()) return failure_;
+  if (const int64_t late = settings_.delay_us.For(world_.rank());
+      late > 0 && request.key.count > 0) {
+    std::this_thread::sleep_for(std::chrono::microseconds(late));
+  }
   const Deadline start = Clock::now();
-  absl::Status status = exchange_.Begin(request.key, ++issued_);
-  if (status.ok()) status = Dispatch(request);
+  absl::Status status;
+  {
+    const Recorder::Operation recorded(recorder_.get(), request.key, issued_ + 1);
+    status = exchange_.Begin(request.key, ++issued_);
+    if (status.ok()) status = Dispatch(request);
+  }
   if (!status.ok()) status = exchange_.Explain(std::move(status));
   const std::lock_guard lock(mutex_);
   if (!status.ok()) failure_ = status;

@@ -12,6 +12,7 @@
 
 #include "collectives/communicator.h"
 #include "collectives/exchange.h"
+#include "collectives/recorder.h"
 
 namespace gradwire {
 
@@ -46,6 +47,10 @@ class Communicator::Engine {
   std::shared_ptr<Work::State> Start(Request request);
   CommunicatorStats stats() const;
 
+  // All ranks together, before the first collective.
+  absl::Status StartRecording();
+  absl::Status SaveRecording();
+
  private:
   // Runs the next collective; the caller holds running_.
   absl::Status Execute(const Request& request);
@@ -55,7 +60,8 @@ class Communicator::Engine {
   World& world_;
   const Settings settings_;
   const std::unique_ptr<Transport> transport_;
-  Exchange exchange_;  // of whoever holds running_
+  std::unique_ptr<Recorder> recorder_;  // none: nothing is recorded
+  Exchange exchange_;                   // of whoever holds running_
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;  // queue_, running_ or stopping_

@@ -1,8 +1,11 @@
 #include "collectives/exchange.h"
 
 #include <algorithm>
+#include <cstring>
 #include <map>
 #include <utility>
+
+#include "collectives/kernels.h"
 
 namespace gradwire {
 namespace {
@@ -100,9 +103,14 @@ absl::Status Exchange::Dispatch(const Completion& completion) {
   }
 }
 
-absl::Status Exchange::Progress(Link& needed) {
+absl::Status Exchange::Progress(Link& needed, telemetry::Need need, uint64_t sequence,
+                                bool also_credit) {
   waiting_for_ = needed.peer();
   if (inbox(needed).ended) return needed.status();
+  if (need == telemetry::Need::kArrival) sequence = inbox(needed).tail;
+  const telemetry::Span span(telemetry::Kind::kWait, needed.peer(), sequence, 0,
+                             static_cast<uint8_t>(static_cast<uint8_t>(need) |
+                                                  (also_credit ? telemetry::kAlsoCredit : 0)));
   const auto count = transport_.Wait(completions_, deadline_);
   if (!count.ok()) return count.status();
   for (int i = 0; i < *count; ++i) {
@@ -112,12 +120,16 @@ absl::Status Exchange::Progress(Link& needed) {
 }
 
 absl::Status Exchange::Write(Link& link, const RegionSpan& from, const RemoteSpan& to) {
-  while (link.credits() == 0) GW_RETURN_IF_ERROR(Progress(link));
+  while (link.credits() == 0) {
+    GW_RETURN_IF_ERROR(Progress(link, telemetry::Need::kCredit, link.next_sequence()));
+  }
   return link.Write(from, to, tag_);
 }
 
 absl::Status Exchange::WriteToSlot(Link& link, const RegionSpan& from) {
-  while (link.credits() == 0) GW_RETURN_IF_ERROR(Progress(link));
+  while (link.credits() == 0) {
+    GW_RETURN_IF_ERROR(Progress(link, telemetry::Need::kCredit, link.next_sequence()));
+  }
   return link.Write(from, link.NextSlot(from.length), tag_);
 }
 
@@ -153,13 +165,35 @@ absl::Status Exchange::AwaitWritten(Link& link) {
 absl::Status Exchange::AwaitWritten(Link& link, uint64_t sequence) {
   if (link.written() > sequence) return absl::OkStatus();
   GW_RETURN_IF_ERROR(link.Settle());
-  while (link.written() <= sequence) GW_RETURN_IF_ERROR(Progress(link));
+  while (link.written() <= sequence) {
+    GW_RETURN_IF_ERROR(Progress(link, telemetry::Need::kWritten, sequence));
+  }
   return absl::OkStatus();
 }
 
 absl::Status Exchange::EndBurst(Link& link) {
   GW_RETURN_IF_ERROR(link.Settle());
   return transport_.Flush();
+}
+
+void Exchange::Reduce(DataType type, ReduceOp op, std::byte* out, const std::byte* a,
+                      const std::byte* b, size_t bytes) const {
+  if (bytes == 0) return;
+  const telemetry::Span span(telemetry::Kind::kReduce, -1, 0, bytes);
+  const int64_t rate = settings_.reduce_rate.For(rank());
+  if (rate == 0) return KernelFor(type, op)(out, a, b, bytes / SizeOf(type));
+  // 1 MB/s is 1 byte per microsecond.
+  const Deadline end =
+      Clock::now() + std::chrono::nanoseconds(static_cast<int64_t>(bytes) * 1000 / rate);
+  KernelFor(type, op)(out, a, b, bytes / SizeOf(type));
+  while (Clock::now() < end) {
+  }
+}
+
+void Exchange::Copy(std::byte* to, const std::byte* from, size_t bytes) {
+  if (bytes == 0) return;
+  const telemetry::Span span(telemetry::Kind::kCopy, -1, 0, bytes);
+  std::memcpy(to, from, bytes);
 }
 
 absl::StatusOr<const Region*> Exchange::Scratch(size_t bytes) {

@@ -17,6 +17,7 @@
 
 #include "collectives/types.h"
 #include "transport/bootstrap/world.h"
+#include "transport/telemetry/event.h"
 #include "transport/transport.h"
 
 namespace gradwire {
@@ -79,8 +80,14 @@ class Exchange {
   absl::Status AwaitWritten(Link& link, uint64_t sequence);
   // Ends a burst on `link`: what is posted starts, and written() comes to cover all of it.
   absl::Status EndBurst(Link& link);
-  // Until something happened; the caller cannot go on without `needed`.
-  absl::Status Progress(Link& needed);
+  // Until something happened; the caller cannot go on without `needed`. The rest is for telemetry.
+  absl::Status Progress(Link& needed, telemetry::Need need = telemetry::Need::kArrival,
+                        uint64_t sequence = 0, bool also_credit = false);
+  // out = a (op) b of `bytes` each; out may be one of them.
+  void Reduce(DataType type, ReduceOp op, std::byte* out, const std::byte* a, const std::byte* b,
+              size_t bytes) const;
+  // As memcpy; nothing when `bytes` is 0.
+  static void Copy(std::byte* to, const std::byte* from, size_t bytes);
   // The reason when `link` has ended; OK while it stands.
   absl::Status Check(Link& link) { return inbox(link).ended ? link.status() : absl::OkStatus(); }
   // At least `bytes` of registered working memory, kept between collectives; contents undefined.

@@ -18,8 +18,8 @@ class Doubling {
  public:
   Doubling(Exchange& exchange, const Tensors& tensors)
       : exchange_(exchange),
-        kernel_(KernelFor(tensors.type, tensors.op)),
-        element_(SizeOf(tensors.type)),
+        type_(tensors.type),
+        op_(tensors.op),
         rank_(exchange.rank()),
         power_(static_cast<int>(std::bit_floor(static_cast<unsigned>(exchange.size())))),
         surplus_(exchange.size() - power_) {}
@@ -32,7 +32,7 @@ class Doubling {
       GW_RETURN_IF_ERROR(exchange_.WriteAlone(*partner, sum));
       GW_ASSIGN_OR_RETURN(const Completion result, exchange_.Receive(*partner, sum.length));
       GW_RETURN_IF_ERROR(exchange_.AwaitWritten(*partner));
-      Copy(sum, partner->Slot(result));
+      Exchange::Copy(const_cast<std::byte*>(sum.data), partner->Slot(result).data(), sum.length);
       return partner->Release(1);
     }
     Link* partner = nullptr;
@@ -59,20 +59,16 @@ class Doubling {
   }
 
  private:
-  static void Copy(const RegionSpan& sum, ConstBytes theirs) {
-    if (!theirs.empty())
-      std::memcpy(const_cast<std::byte*>(sum.data), theirs.data(), theirs.size());
-  }
   void Add(const RegionSpan& sum, ConstBytes theirs, bool theirs_first) {
     auto* out = const_cast<std::byte*>(sum.data);
     const std::byte* first = theirs_first ? theirs.data() : out;
     const std::byte* second = theirs_first ? out : theirs.data();
-    kernel_(out, first, second, sum.length / element_);
+    exchange_.Reduce(type_, op_, out, first, second, sum.length);
   }
 
   Exchange& exchange_;
-  const ReduceKernel kernel_;
-  const size_t element_;
+  const DataType type_;
+  const ReduceOp op_;
   const int rank_;
   const int power_;
   const int surplus_;

@@ -91,7 +91,10 @@ class Ring {
   absl::Status TakeSources();
   // A message of its own, kept at `place` of the scratch memory until it is written.
   absl::Status Tell(Link& link, const void* message, size_t length, size_t place);
-  bool CanSend() const;
+  // Whether a send waits for nothing but a credit, or not even that.
+  bool HasSend() const;
+  bool CanSend() const { return right_->credits() > 0 && HasSend(); }
+  absl::Status Progress(Link& needed);
   absl::Status SendNext();
   absl::Status ReceiveNext();
   // Where the sum of a segment builds up on this rank.
@@ -271,8 +274,13 @@ absl::StatusOr<RegionSpan> Ring::Sum(const Item& item, size_t length, uint64_t i
   return scratch_->Span(index % per_group % width * slice_bytes_, length);
 }
 
-bool Ring::CanSend() const {
-  if (sent_ == total_ || right_->credits() == 0) return false;
+absl::Status Ring::Progress(Link& needed) {
+  return exchange_.Progress(needed, telemetry::Need::kArrival, 0,
+                            right_->credits() == 0 && HasSend());
+}
+
+bool Ring::HasSend() const {
+  if (sent_ == total_) return false;
   const Item item = ItemAt(sent_, false);
   // Slices that are likely to stay here are not copied for the time until the neighbour comes.
   if (!have_grant_ && (may_stay_ || !reducing(item.step))) return false;
@@ -321,11 +329,11 @@ absl::Status Ring::ReceiveNext() {
     // The sum goes where the last one in its place was, which must have left: send i precedes
     // receive i. Some rank can always go on: the one whose next send has the lowest number.
     while (sent_ <= received_) {
-      GW_RETURN_IF_ERROR(CanSend() ? SendNext() : exchange_.Progress(*right_));
+      GW_RETURN_IF_ERROR(CanSend() ? SendNext() : Progress(*right_));
     }
     GW_RETURN_IF_ERROR(exchange_.AwaitWritten(*right_, first_sequence_ + received_));
   }
-  while (!exchange_.HasArrival(*left_)) GW_RETURN_IF_ERROR(exchange_.Progress(*left_));
+  while (!exchange_.HasArrival(*left_)) GW_RETURN_IF_ERROR(Progress(*left_));
   if (stays_pay_ && left_->maps() && !left_in_.mapped() && length != sizeof(Sources) &&
       exchange_.ArrivalLength(*left_) == sizeof(Sources)) {
     return TakeSources();
@@ -339,7 +347,7 @@ absl::Status Ring::ReceiveNext() {
     const std::byte* mine = tensors_.in + start;
     const RemoteRegion& there = item.step == 0 ? left_in_ : left_out_;
     const ConstBytes theirs = in_place ? there.Mapped(start, length) : left_->Slot(arrival);
-    KernelFor(tensors_.type, tensors_.op)(out, theirs.data(), mine, length / element_);
+    exchange_.Reduce(tensors_.type, tensors_.op, out, theirs.data(), mine, length);
     if (tensors_.op == ReduceOp::kAvg && item.step == size_ - 2) {
       Divide(tensors_.type, out, length / element_, size_);
     }
@@ -360,7 +368,7 @@ absl::Status Ring::Run() {
   if (phases_ == kAllGather) {
     const size_t block = tensors_.bytes() / static_cast<size_t>(size_);
     std::byte* mine = tensors_.out + static_cast<size_t>(rank_) * block;
-    if (block > 0 && mine != tensors_.in) std::memcpy(mine, tensors_.in, block);
+    if (mine != tensors_.in) Exchange::Copy(mine, tensors_.in, block);
   }
   while (sent_ < total_ || received_ < total_) {
     bool moved = false;
@@ -385,7 +393,7 @@ absl::Status Ring::Run() {
     if (!moved) {
       if (sent_ < total_) GW_RETURN_IF_ERROR(exchange_.Check(*right_));
       // Without data from the left nothing moves, except when everything has come already.
-      GW_RETURN_IF_ERROR(exchange_.Progress(received_ < total_ ? *left_ : *right_));
+      GW_RETURN_IF_ERROR(Progress(received_ < total_ ? *left_ : *right_));
     }
   }
   if (!have_grant_) GW_RETURN_IF_ERROR(TakeWelcome());

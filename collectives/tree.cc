@@ -5,17 +5,14 @@
 //
 // A parent adds its children in order, so the result does not depend on who comes first.
 #include <algorithm>
-#include <cstring>
 
 #include "collectives/algorithms.h"
-#include "collectives/kernels.h"
 #include "collectives/pieces.h"
 
 namespace gradwire {
 namespace {
 
-absl::Status ReduceAndBroadcast(Exchange& exchange, const RegionSpan& sum, ReduceKernel kernel,
-                                size_t elements) {
+absl::Status ReduceAndBroadcast(Exchange& exchange, const RegionSpan& sum, const Tensors& tensors) {
   const int rank = exchange.rank();
   const int first_child = rank * kTreeFanOut + 1;
   const int end_child = std::min(first_child + kTreeFanOut, exchange.size());
@@ -24,7 +21,7 @@ absl::Status ReduceAndBroadcast(Exchange& exchange, const RegionSpan& sum, Reduc
   for (int child = first_child; child < end_child; ++child) {
     GW_ASSIGN_OR_RETURN(Link* const link, exchange.Open(child));
     GW_ASSIGN_OR_RETURN(const Completion theirs, exchange.Receive(*link, sum.length));
-    kernel(out, out, link->Slot(theirs).data(), elements);
+    exchange.Reduce(tensors.type, tensors.op, out, out, link->Slot(theirs).data(), sum.length);
     GW_RETURN_IF_ERROR(link->Release(1));
   }
   if (rank != 0) {
@@ -32,7 +29,7 @@ absl::Status ReduceAndBroadcast(Exchange& exchange, const RegionSpan& sum, Reduc
     GW_RETURN_IF_ERROR(exchange.WriteAlone(*parent, sum));
     GW_ASSIGN_OR_RETURN(const Completion total, exchange.Receive(*parent, sum.length));
     GW_RETURN_IF_ERROR(exchange.AwaitWritten(*parent));
-    if (sum.length > 0) std::memcpy(out, parent->Slot(total).data(), sum.length);
+    Exchange::Copy(out, parent->Slot(total).data(), sum.length);
     GW_RETURN_IF_ERROR(parent->Release(1));
   }
   for (int child = first_child; child < end_child; ++child) {
@@ -49,9 +46,8 @@ absl::Status ReduceAndBroadcast(Exchange& exchange, const RegionSpan& sum, Reduc
 }  // namespace
 
 absl::Status TreeAllReduce(Exchange& exchange, const Tensors& tensors) {
-  const ReduceKernel kernel = KernelFor(tensors.type, tensors.op);
   return ReducePieces(exchange, tensors, [&](const RegionSpan& piece) {
-    return ReduceAndBroadcast(exchange, piece, kernel, piece.length / SizeOf(tensors.type));
+    return ReduceAndBroadcast(exchange, piece, tensors);
   });
 }
 

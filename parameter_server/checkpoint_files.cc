@@ -6,7 +6,7 @@
 #include <set>
 
 #include "parameter_server/checkpoint_internal.h"
-#include "parameter_server/file_io.h"
+#include "transport/file_io.h"
 #include "transport/settings.h"
 
 namespace gradwire::ps::internal {

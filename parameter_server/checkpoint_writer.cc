@@ -12,7 +12,7 @@
 #include <vector>
 
 #include "parameter_server/checkpoint_internal.h"
-#include "parameter_server/file_io.h"
+#include "transport/file_io.h"
 
 namespace gradwire::ps {
 namespace {

@@ -9,7 +9,7 @@
 #include <set>
 #include <utility>
 
-#include "parameter_server/file_io.h"
+#include "transport/file_io.h"
 
 namespace gradwire::ps {
 namespace {

@@ -10,7 +10,7 @@
 #include <string>
 #include <vector>
 
-#include "parameter_server/file_io.h"
+#include "transport/file_io.h"
 #include "transport/status.h"
 
 namespace gradwire::ps {

@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <utility>
 
+#include "transport/telemetry/event.h"
+
 namespace gradwire {
 namespace {
 constexpr size_t kMaxSlotBytes = size_t{1} << 30;
@@ -67,6 +69,7 @@ absl::StatusOr<Immediate> OrderedLink::BeginWrite(const RegionSpan& from, const 
   --credits_;
   ++counters_.writes;
   counters_.bytes_sent += from.length;
+  telemetry::Mark(telemetry::Kind::kWrite, peer_, next_sequence_, from.length);
   return Immediate::Unchecked(tag, next_sequence_++,
                               static_cast<uint32_t>(std::exchange(owed_, 0)));
 }
@@ -92,6 +95,7 @@ absl::Status OrderedLink::Accept(Immediate immediate, uint32_t length) {
   }
   if (granted > 0) {
     credits_ += granted;
+    telemetry::Mark(telemetry::Kind::kCreditsTaken, peer_, static_cast<uint64_t>(granted));
     credits_grew_ = true;
     MarkDue();
   }
@@ -108,6 +112,7 @@ absl::Status OrderedLink::Accept(Immediate immediate, uint32_t length) {
   if (ahead == 0) MarkDue();
   ++counters_.arrivals;
   counters_.bytes_received += length;
+  telemetry::Mark(telemetry::Kind::kArrived, peer_, sequence, length);
   return absl::OkStatus();
 }
 

@@ -109,6 +109,36 @@ SettingInfo Duration(std::string_view name, std::chrono::milliseconds Settings::
       [field](const Settings& settings) { return fmt::format("{}ms", (settings.*field).count()); }};
 }
 
+SettingInfo PerRank(std::string_view name, std::string_view unit, RankValue Settings::*field,
+                    std::string_view help) {
+  return {name,
+          unit,
+          "[RANK:]0..10000000",
+          help,
+          false,
+          [field](Settings& settings, std::string_view text) -> absl::Status {
+            RankValue parsed;
+            const size_t colon = text.find(':');
+            if (colon != std::string_view::npos) {
+              GW_ASSIGN_OR_RETURN(const int64_t rank, ParseInt(text.substr(0, colon)));
+              if (rank < 0 || rank > 1 << 20) return InvalidArgument("there is no rank {}", rank);
+              parsed.rank = static_cast<int>(rank);
+              text.remove_prefix(colon + 1);
+            }
+            GW_ASSIGN_OR_RETURN(parsed.value, ParseInt(text));
+            if (parsed.value < 0 || parsed.value > 10'000'000) {
+              return InvalidArgument("{} is outside 0..10000000", parsed.value);
+            }
+            settings.*field = parsed;
+            return absl::OkStatus();
+          },
+          [field](const Settings& settings) {
+            const RankValue& value = settings.*field;
+            return value.rank < 0 ? fmt::format("{}", value.value)
+                                  : fmt::format("{}:{}", value.rank, value.value);
+          }};
+}
+
 const std::vector<SettingInfo>& Table() {
   using S = Settings;
   static const auto* table = new std::vector<SettingInfo>{
@@ -152,6 +182,8 @@ const std::vector<SettingInfo>& Table() {
              "RDMA: how completions are waited for"),
       Number("receive-batch", "count", &S::receive_batch, 1, 4096, "1..4096",
              "RDMA: receives posted again at once"),
+      Number("receive-depth", "count", &S::receive_depth, 0, 4096, "0..4096",
+             "RDMA: receives posted per queue pair; 0: for every credit; fewer: for study"),
       Choice("receive-queue", &S::receive_queue, "own|shared",
              "RDMA: receives per queue pair, or one shared receive queue"),
       Number("gid-index", "count", &S::gid_index, -1, 65535, "-1..65535",
@@ -170,6 +202,13 @@ const std::vector<SettingInfo>& Table() {
              "all-reduce algorithm"),
       Number("latency-bytes", "bytes", &S::latency_bytes, -1, 1 << 30, "-1..1G",
              "largest tensor for the latency algorithm; -1: by world size and cores"),
+      PerRank("reduce-rate", "MB/s", &S::reduce_rate,
+              "for study: reductions are no faster; 0: does not slow them"),
+      PerRank("delay-us", "us", &S::delay_us,
+              "for study: comes so late to every collective of data"),
+      Text("telemetry", &S::telemetry, "folder for recordings of the data path; empty: none"),
+      Number("telemetry-events", "count", &S::telemetry_events, 1 << 10, 1 << 26, "1K..64M",
+             "events kept per rank, 32 bytes each"),
       Choice("log-level", &S::log_level, "trace|debug|info|warn|error|off", "what is logged"),
   };
   return *table;
@@ -224,6 +263,18 @@ absl::StatusOr<Settings> SettingsFromEnvironment() {
   return SettingsFromEnvironment(environment);
 }
 
+std::vector<std::string> WithoutSecrets(std::vector<std::string> arguments) {
+  for (const SettingInfo& info : AllSettings()) {
+    if (!info.secret) continue;
+    const std::string flag = fmt::format("--{}", info.name);
+    for (size_t i = 0; i < arguments.size(); ++i) {
+      if (arguments[i] == flag && i + 1 < arguments.size()) arguments[i + 1] = "***";
+      if (arguments[i].rfind(flag + "=", 0) == 0) arguments[i] = flag + "=***";
+    }
+  }
+  return arguments;
+}
+
 absl::Status Validate(const Settings& settings) {
   if (settings.slice_bytes % 64 != 0) {
     return InvalidArgument("--slice-bytes {}: slots are cache-line aligned, take a multiple of 64",
@@ -236,6 +287,16 @@ absl::Status Validate(const Settings& settings) {
         "--signal-interval {} with --queue-depth {}: the queue fills with requests that make no "
         "completion and never drains; take an interval below the depth",
         settings.signal_interval, settings.queue_depth);
+  }
+  if (settings.receive_depth > 0 && settings.receive_queue != "own") {
+    return InvalidArgument("--receive-depth {} goes with --receive-queue own, not with {}",
+                           settings.receive_depth, settings.receive_queue);
+  }
+  if (settings.receive_depth > 0 && settings.rnr_retries == 0) {
+    return InvalidArgument(
+        "--receive-depth {} makes the receiver not ready at times, which --rnr-retries 0 takes for "
+        "the end of the connection; take 1 to 7",
+        settings.receive_depth);
   }
   if (settings.chain_length > settings.queue_depth) {
     return InvalidArgument(

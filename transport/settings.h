@@ -9,10 +9,19 @@
 #include <span>
 #include <string>
 #include <string_view>
+#include <vector>
 
 #include "transport/status.h"
 
 namespace gradwire {
+
+// A number for one rank or for all: "1:2000" or "2000". 0: nothing.
+struct RankValue {
+  int rank = -1;  // -1: all
+  int64_t value = 0;
+
+  int64_t For(int which) const { return rank < 0 || rank == which ? value : 0; }
+};
 
 struct Settings {
   // --- What moves the data ---
@@ -79,6 +88,9 @@ struct Settings {
   std::string completion = "adaptive";
   // Receives that are posted again at once.
   int receive_batch = 8;
+  // Receives posted per queue pair; 0: one for every write that credits allow. Fewer make the
+  // receiver not ready, at the price that --rnr-retries and its timer then set: for study.
+  int receive_depth = 0;
   // own: each queue pair has its receives; shared: one shared receive queue for all links.
   std::string receive_queue = "own";
   // --- RDMA: connections ---
@@ -100,8 +112,16 @@ struct Settings {
   // With auto: the largest tensor in bytes for the latency algorithm; -1: chosen by world size and
   // cores (docs/collectives.md has the table).
   int64_t latency_bytes = -1;
+  // For study: MB per second that a reduction makes at most, and microseconds by which a rank comes
+  // late to every collective of data.
+  RankValue reduce_rate;
+  RankValue delay_us;
 
   // --- What is said ---
+  // Folder for recordings of this rank's data path, for `gradwire analyze`; empty: none.
+  std::string telemetry;
+  // Events kept per rank, 32 bytes each; the oldest are overwritten.
+  int telemetry_events = 1 << 18;
   // trace | debug | info | warn | error | off.
   std::string log_level = "warn";
 };
@@ -133,6 +153,10 @@ absl::StatusOr<Settings> SettingsFromEnvironment(
     const std::map<std::string, std::string>& environment);
 // The same from this process's environment.
 absl::StatusOr<Settings> SettingsFromEnvironment();
+
+// `arguments` of a command line with the values of secret settings hidden, whether written
+// --name=value or --name value.
+std::vector<std::string> WithoutSecrets(std::vector<std::string> arguments);
 
 // Relations between settings that no single range can state. Called by everything that takes them.
 absl::Status Validate(const Settings& settings);

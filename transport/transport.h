@@ -45,6 +45,17 @@ struct TransportCounters {
   uint64_t queue_full = 0;        // times posted writes had to wait for room in a send queue
 };
 
+// What the device under the transport counted in this process, where it tells: urxe does.
+struct DeviceCounters {
+  bool known = false;
+  uint64_t receiver_not_ready = 0;  // NAKs received for want of a receive
+  uint64_t retransmits = 0;         // packets sent again
+  uint64_t timeouts = 0;            // acknowledgements that did not come in time
+  uint64_t packets_sent = 0;
+  uint64_t packets_received = 0;
+  uint64_t local_operations = 0;  // carried out without packets, within the host
+};
+
 class Transport {
  public:
   virtual ~Transport() = default;
@@ -92,6 +103,7 @@ class Transport {
   virtual void Wake() = 0;
 
   virtual TransportCounters counters() const = 0;
+  virtual DeviceCounters device_counters() const { return {}; }
 };
 
 // The transport that `settings` ask for. `name` tells several transports of one world apart; all

@@ -6,7 +6,7 @@
 
 #include "examples/training/idx.h"
 #include "examples/training/random.h"
-#include "parameter_server/file_io.h"
+#include "transport/file_io.h"
 
 // The data set as it stands in the repository, gzip-compressed CSV, between two symbols.
 asm(R"(
@@ -101,7 +101,7 @@ absl::Status LoadIdxSplit(const std::filesystem::path& folder, std::string_view 
 
 absl::StatusOr<Dataset> LoadDigits() {
   const std::span<const uint8_t> packed(gradwire_digits_begin, gradwire_digits_end);
-  GW_ASSIGN_OR_RETURN(const auto bytes, ps::Gunzip(packed, kDigitsMaxBytes, "built-in digits"));
+  GW_ASSIGN_OR_RETURN(const auto bytes, Gunzip(packed, kDigitsMaxBytes, "built-in digits"));
   std::string_view text(reinterpret_cast<const char*>(bytes.data()), bytes.size());
   Split all;
   while (!text.empty()) {

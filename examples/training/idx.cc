@@ -5,7 +5,7 @@
 #include <span>
 #include <string>
 
-#include "parameter_server/file_io.h"
+#include "transport/file_io.h"
 
 namespace gradwire::training {
 namespace {
@@ -30,9 +30,9 @@ struct IdxFile {
 absl::StatusOr<IdxFile> ReadIdx(const std::filesystem::path& path, size_t dimension_count) {
   const std::string name = path.string();
   IdxFile file;
-  GW_ASSIGN_OR_RETURN(file.bytes, ps::ReadFile(path, kMaxFileBytes));
-  if (ps::IsGzip(file.bytes)) {
-    GW_ASSIGN_OR_RETURN(file.bytes, ps::Gunzip(file.bytes, kMaxFileBytes, name));
+  GW_ASSIGN_OR_RETURN(file.bytes, ReadFile(path, kMaxFileBytes));
+  if (IsGzip(file.bytes)) {
+    GW_ASSIGN_OR_RETURN(file.bytes, Gunzip(file.bytes, kMaxFileBytes, name));
   }
   file.header_bytes = 4 + 4 * dimension_count;
   if (file.bytes.size() < file.header_bytes) {

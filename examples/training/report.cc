@@ -84,7 +84,7 @@ std::string TrainingSummary::ToJson() const {
 absl::StatusOr<std::unique_ptr<Report>> Report::Open(const TrainingOptions& options) {
   std::unique_ptr<Report> report(new Report);
   if (!options.summary.empty()) {
-    GW_ASSIGN_OR_RETURN(report->summary_, ps::AtomicFile::Create(options.summary));
+    GW_ASSIGN_OR_RETURN(report->summary_, AtomicFile::Create(options.summary));
   }
   if (!options.metrics.empty()) {
     report->metrics_path_ = options.metrics;

@@ -10,7 +10,7 @@
 #include "examples/training/progress.h"
 #include "examples/training/trainer.h"
 #include "examples/training/training.h"
-#include "parameter_server/file_io.h"
+#include "transport/file_io.h"
 #include "transport/status.h"
 
 namespace gradwire::training {
@@ -35,7 +35,7 @@ class Report {
   Progress progress_;
   std::string metrics_path_;
   std::ofstream metrics_;
-  std::optional<ps::AtomicFile> summary_;
+  std::optional<AtomicFile> summary_;
 };
 
 }  // namespace gradwire::training

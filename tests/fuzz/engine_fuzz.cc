@@ -77,7 +77,11 @@ class Fixture {
 
   // All queue pairs as if just connected, with receives posted and requests under way.
   void Begin() {
-    for (int i = 0; i < kQueuePairs; ++i) Connect(pairs_[i]);
+    for (int i = 0; i < kQueuePairs; ++i) {
+      // A packet of the input before, read only now, may end the new connection half made.
+      int tries = 10;
+      while (!Connect(pairs_[i])) Require(--tries > 0, "RTS");
+    }
     for (int i = 0; i < kQueuePairs; ++i) {
       for (uint64_t id = 0; id < 3; ++id) {
         ibv_sge piece = {reinterpret_cast<uintptr_t>(granted()) + 256 * id, 256, region_->lkey};
@@ -133,7 +137,8 @@ class Fixture {
   }
 
  private:
-  void Connect(ibv_qp* qp) {
+  // False when the queue pair failed before it was ready to send.
+  bool Connect(ibv_qp* qp) {
     ibv_qp_attr attr = {};
     attr.qp_state = IBV_QPS_RESET;
     Require(ibv_modify_qp(qp, &attr, IBV_QP_STATE) == 0, "RESET");
@@ -170,12 +175,17 @@ class Fixture {
     attr.timeout = 14;
     attr.retry_cnt = attr.rnr_retry = 7;
     attr.max_rd_atomic = 4;
-    Require(ibv_modify_qp(qp, &attr,
-                          IBV_QP_STATE | IBV_QP_SQ_PSN |
-                              (reliable ? IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |
-                                              IBV_QP_MAX_QP_RD_ATOMIC
-                                        : 0)) == 0,
+    if (ibv_modify_qp(qp, &attr,
+                      IBV_QP_STATE | IBV_QP_SQ_PSN |
+                          (reliable ? IBV_QP_TIMEOUT | IBV_QP_RETRY_CNT | IBV_QP_RNR_RETRY |
+                                          IBV_QP_MAX_QP_RD_ATOMIC
+                                    : 0)) == 0) {
+      return true;
+    }
+    ibv_qp_init_attr init = {};
+    Require(ibv_query_qp(qp, &attr, IBV_QP_STATE, &init) == 0 && attr.qp_state == IBV_QPS_ERR,
             "RTS");
+    return false;
   }
 
   std::vector<std::byte> memory_;

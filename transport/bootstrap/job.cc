@@ -125,12 +125,10 @@ absl::Status Job::Receive(int rank, const v1::FromRank& message, Time now) {
   seat(rank).last_heard = now;
   switch (message.kind_case()) {
     case v1::FromRank::kHeartbeat: {
-      static const auto answer = [] {
-        v1::ToRank heartbeat;
-        heartbeat.mutable_heartbeat();
-        return std::make_shared<const v1::ToRank>(std::move(heartbeat));
-      }();
-      seat(rank).channel->Send(answer);
+      v1::ToRank answer;
+      answer.mutable_heartbeat()->set_time_ns(
+          std::chrono::nanoseconds(std::chrono::steady_clock::now().time_since_epoch()).count());
+      seat(rank).channel->Send(std::make_shared<const v1::ToRank>(std::move(answer)));
       return absl::OkStatus();
     }
     case v1::FromRank::kLeave:

@@ -49,6 +49,7 @@ class Member final : public World {
   absl::Status ExplainLinkFailure(absl::Status suspicion, milliseconds grace) override;
   absl::StatusOr<Diagnosis> Diagnose(const OperationReport& mine, std::string_view reason) override;
   bool diagnosis_wanted() const override { return diagnosis_wanted_.load(); }
+  ClockOffset clock_offset() const override;
   absl::Status Leave(std::string_view reason) override;
 
  private:
@@ -66,6 +67,10 @@ class Member final : public World {
   void Run();
   void Handle(Event event, bool ok);
   void Beat();
+  // Until the next one: the first ones, which align the clocks, follow each other quickly.
+  milliseconds BeatInterval() const;
+  // The answer to the last heartbeat came, made at `server_ns` by the server's clock.
+  void NoteClock(int64_t server_ns);
   absl::Status Received(const v1::ToRank& message);
   absl::Status ReceivedPeers(const v1::Joined& joined);
   absl::Status ReceivedValues(const v1::Gathered& gathered);
@@ -107,6 +112,9 @@ class Member final : public World {
   bool closing_ = false;  // the server went down on purpose
   bool leaving_ = false;  // Leave was called
   bool beat_unanswered_ = false;
+  int beats_ = 0;  // sent so far
+  Time beat_sent_;
+  ClockOffset clock_;
   Time last_heard_;
   absl::Status failure_;
   std::map<uint64_t, Gathering> gatherings_;
@@ -156,7 +164,7 @@ absl::Status Member::Join() {
 
 void Member::Run() {
   const auto interval = membership_.heartbeat_interval;
-  Time next_beat = steady_clock::now() + interval;
+  Time next_beat = steady_clock::now() + BeatInterval();
   Time last_turn = steady_clock::now();
   while (true) {
     void* tag = nullptr;
@@ -178,8 +186,8 @@ void Member::Run() {
     }
     last_turn = now;
     if (now < next_beat) continue;
-    next_beat = now + interval;
     Beat();
+    next_beat = now + BeatInterval();
   }
 }
 
@@ -224,6 +232,14 @@ void Member::Handle(Event event, bool ok) {
   }
 }
 
+milliseconds Member::BeatInterval() const {
+  constexpr int kQuickBeats = 8;
+  constexpr milliseconds kQuickInterval{20};
+  const std::lock_guard lock(mutex_);
+  return beats_ < kQuickBeats ? std::min(kQuickInterval, membership_.heartbeat_interval)
+                              : membership_.heartbeat_interval;
+}
+
 void Member::Beat() {
   std::lock_guard lock(mutex_);
   if (!started_ || finishing_ || leaving_) return;
@@ -236,9 +252,24 @@ void Member::Beat() {
   }
   if (beat_unanswered_) return;
   beat_unanswered_ = true;
+  ++beats_;
+  beat_sent_ = steady_clock::now();
   v1::FromRank message;
   message.mutable_heartbeat();
   Send(std::move(message));
+}
+
+void Member::NoteClock(int64_t server_ns) {
+  const Time now = steady_clock::now();
+  const std::chrono::nanoseconds half = (now - beat_sent_) / 2;
+  if (clock_.error.count() >= 0 && clock_.error <= half) return;
+  clock_.offset = std::chrono::nanoseconds(server_ns) - (beat_sent_ + half).time_since_epoch();
+  clock_.error = half;
+}
+
+ClockOffset Member::clock_offset() const {
+  const std::lock_guard lock(mutex_);
+  return clock_;
 }
 
 absl::Status Member::Received(const v1::ToRank& message) {
@@ -256,6 +287,7 @@ absl::Status Member::Received(const v1::ToRank& message) {
   switch (message.kind_case()) {
     case v1::ToRank::kHeartbeat:
       beat_unanswered_ = false;
+      NoteClock(message.heartbeat().time_ns());
       break;
     case v1::ToRank::kRefused: {
       const int code = message.refused().code();

@@ -35,6 +35,12 @@ struct PeerInfo {
   std::string Describe() const;
 };
 
+// How a clock (CLOCK_MONOTONIC, steady_clock) stands to that of the rendezvous.
+struct ClockOffset {
+  std::chrono::nanoseconds offset{0};  // to be added to ours to get the rendezvous'
+  std::chrono::nanoseconds error{-1};  // the offset is right within this; -1: not known yet
+};
+
 // What a rank is doing, told to the others when a collective went wrong.
 struct OperationReport {
   uint64_t number = 0;      // of the collective on this communicator, from 1
@@ -66,6 +72,9 @@ class World {
   bool oversubscribed() const { return oversubscribed_; }
   // This host's numeric address on the way to the rendezvous; empty when not known.
   const std::string& local_address() const { return local_address_; }
+  // From the quickest answer to a heartbeat so far (Cristian, "Probabilistic clock synchronization",
+  // Distributed Computing 1989): half its round trip is the error.
+  virtual ClockOffset clock_offset() const { return {}; }
 
   // Gathers one value of every member under `name`; returns them in the order of `members`, which
   // must be the same on all (empty: the whole world). Values are bounded to 1 MiB. A name is used

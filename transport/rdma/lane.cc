@@ -4,6 +4,8 @@
 #include <cerrno>
 #include <utility>
 
+#include "transport/telemetry/event.h"
+
 namespace gradwire::rdma {
 
 Lane::Lane(QueuePair queue_pair, const LaneOptions& options)
@@ -25,6 +27,7 @@ Lane::Request& Lane::Add(const RegionSpan& from, const RemoteSpan& to) {
   added.work.wr.rdma.remote_addr = to.address;
   added.work.wr.rdma.rkey = to.key;
   added.data_before = data_enqueued_;
+  added.data = false;
   ++enqueued_;
   return added;
 }
@@ -42,6 +45,7 @@ int Lane::Enqueue(const RegionSpan& from, const RemoteSpan& to, Immediate immedi
     if (!inlined) data_held_ = data_enqueued_;
   }
   Request& added = Add(from, to);
+  added.data = data;
   added.work.opcode = IBV_WR_RDMA_WRITE_WITH_IMM;
   added.work.imm_data = immediate.ToWire();
   if (inlined && from.length > 0) added.work.send_flags |= IBV_SEND_INLINE;
@@ -66,8 +70,7 @@ int Lane::Post(TransportCounters& counters) {
   while (waiting()) {
     const uint64_t room = static_cast<uint64_t>(options_.depth) - (posted_ - retired_);
     if (room == 0) {
-      if (!std::exchange(full_, true)) ++counters.queue_full;
-      return 0;
+      return Full(counters);
     }
     const uint64_t count =
         std::min({enqueued_ - posted_, room, static_cast<uint64_t>(options_.chain)});
@@ -77,6 +80,7 @@ int Lane::Post(TransportCounters& counters) {
       next.work.next = i + 1 < count ? &request(posted_ + i + 1).work : nullptr;
     }
     ibv_send_wr* bad = nullptr;
+    const int64_t begin_ns = telemetry::Active() ? telemetry::Now() : 0;
     const int error = queue_pair_.PostSend(&request(posted_).work, &bad);
     ++counters.doorbells;
     uint64_t accepted = 0;
@@ -85,6 +89,7 @@ int Lane::Post(TransportCounters& counters) {
       if (taken.signaled) ++signaled_on_queue_;
       data_posted_ = taken.data_before;
     }
+    if (telemetry::Active()) NotePosted(accepted, begin_ns);
     // An error that points at no request of the chain leaves open what was taken.
     if (error != 0 && accepted == count) return error;
     posted_ += accepted;
@@ -94,10 +99,29 @@ int Lane::Post(TransportCounters& counters) {
     }
     // The device has less room than it granted: the rest follows the next completion, if one comes.
     if (error != ENOMEM || signaled_on_queue_ == 0) return error;
-    if (!std::exchange(full_, true)) ++counters.queue_full;
-    return 0;
+    return Full(counters);
   }
   return 0;
+}
+
+int Lane::Full(TransportCounters& counters) {
+  if (std::exchange(full_, true)) return 0;
+  ++counters.queue_full;
+  telemetry::Mark(telemetry::Kind::kQueueFull, options_.peer, enqueued_ - posted_);
+  return 0;
+}
+
+void Lane::NotePosted(uint64_t count, int64_t begin_ns) {
+  const int64_t end_ns = telemetry::Now();
+  for (uint64_t i = 0; i < count; ++i) {
+    const Request& posted = request(posted_ + i);
+    if (!posted.data) continue;
+    const uint64_t sequence = (posted.data_before - 1) * static_cast<uint64_t>(options_.lanes) +
+                              static_cast<uint64_t>(options_.index);
+    telemetry::internal::ring->Add({begin_ns, end_ns, sequence, posted.piece.length,
+                                    static_cast<int16_t>(options_.peer), telemetry::Kind::kPosted,
+                                    0});
+  }
 }
 
 bool Lane::Retire(uint64_t number) {

@@ -32,6 +32,11 @@ struct LaneOptions {
   int chain = 0;         // requests per doorbell at most
   int inline_bytes = 0;  // copied into the request up to this size
   int waiting = 0;       // most requests that may wait
+  // For telemetry: the writes of link `peer` that go by this lane are those with a number of
+  // `index` modulo `lanes`.
+  int peer = -1;
+  int index = 0;
+  int lanes = 1;
 };
 
 // Thread: the transport's.
@@ -67,11 +72,15 @@ class Lane {
     ibv_send_wr work = {};
     ibv_sge piece = {};
     uint64_t data_before = 0;  // data writes up to and including this request
+    bool data = false;
     bool signaled = false;
   };
 
   Request& request(uint64_t number) { return ring_[static_cast<size_t>(number % ring_.size())]; }
   Request& Add(const RegionSpan& from, const RemoteSpan& to);
+  // Telemetry: `count` requests from posted_ on went to the device since `begin_ns`.
+  void NotePosted(uint64_t count, int64_t begin_ns);
+  int Full(TransportCounters& counters);
 
   QueuePair queue_pair_;
   const LaneOptions options_;

@@ -4,13 +4,17 @@
 #include <utility>
 
 #include "transport/rdma/advice.h"
+#include "transport/telemetry/event.h"
 #include "transport/urxe/urxe.h"
 
 namespace gradwire::rdma {
 
 Lane& RdmaLink::AddLane(QueuePair queue_pair, const LaneOptions& options,
                         SharedReceives::Pool* pool, int batch) {
-  Lane& lane = lanes_.emplace_back(std::move(queue_pair), options);
+  LaneOptions numbered = options;
+  numbered.peer = peer_;
+  numbered.index = static_cast<int>(lanes_.size());
+  Lane& lane = lanes_.emplace_back(std::move(queue_pair), numbered);
   if (pool != nullptr) {
     pools_.push_back(pool);
     lane.set_receives(&pool->receives());
@@ -119,6 +123,7 @@ void RdmaLink::CompleteSend(Lane& lane, uint64_t number) {
                                who_, number));
   }
   UpdateWritten();
+  telemetry::Mark(telemetry::Kind::kCompletion, peer_, written_);
   QueueIfWaiting(lane);  // there is room now
 }
 

@@ -169,7 +169,8 @@ absl::StatusOr<std::unique_ptr<RdmaTransport::End>> RdmaTransport::Prepare(
 }
 
 absl::Status RdmaTransport::AddLanes(RdmaLink& link, ConnectionFacts& mine) {
-  const int receives = ReceiveDepth(link.window());
+  int receives = ReceiveDepth(link.window());
+  if (settings_.receive_depth > 0) receives = std::min(receives, settings_.receive_depth);
   for (int i = 0; i < settings_.lanes; ++i) {
     SharedReceives::Pool* pool = nullptr;
     if (shared_receives_) {
@@ -198,7 +199,10 @@ absl::Status RdmaTransport::AddLanes(RdmaLink& link, ConnectionFacts& mine) {
     }
     // Data by credits, as many credit messages, a settling write and the goodbye.
     lane_options.waiting = 2 * link.window() + 2;
-    Lane& lane = link.AddLane(*std::move(made), lane_options, pool, settings_.receive_batch);
+    lane_options.lanes = settings_.lanes;
+    // A batch that is never complete would never be posted again.
+    Lane& lane = link.AddLane(*std::move(made), lane_options, pool,
+                              std::min(settings_.receive_batch, receives));
     GW_RETURN_IF_ERROR(Initialize(lane.queue_pair(), port_, connection_));
     if (pool == nullptr) {
       if (const int error = lane.receives().Provide(receives); error != 0) {

@@ -8,12 +8,28 @@
 #include <cerrno>
 
 #include "transport/rdma/advice.h"
+#include "transport/telemetry/event.h"
+#include "transport/urxe/urxe.h"
 
 namespace gradwire::rdma {
 namespace {
 // While polling, what happens beside the data is looked for so often; it costs a system call.
 constexpr std::chrono::milliseconds kEventInterval{1};
 }  // namespace
+
+DeviceCounters RdmaTransport::device_counters() const {
+  urxe_counters urxe;
+  if (urxe_is_urxe(device_->get()) == 0 || urxe_read_counters(&urxe, sizeof(urxe)) != 0) {
+    return {};
+  }
+  return {.known = true,
+          .receiver_not_ready = urxe.rnr_naks_received,
+          .retransmits = urxe.retransmits,
+          .timeouts = urxe.timeouts,
+          .packets_sent = urxe.packets_sent,
+          .packets_received = urxe.packets_received,
+          .local_operations = urxe.local_operations};
+}
 
 absl::Status RdmaTransport::Flush() {
   while (RdmaLink* const link = queues_.unposted.Pop()) link->Post();
@@ -101,8 +117,12 @@ absl::Status RdmaTransport::Block(Deadline deadline) {
   const auto left = std::chrono::ceil<std::chrono::milliseconds>(deadline - Clock::now()).count();
   ++counters_.blocks;
   ++counters_.syscalls;
-  const int ready = poll(sources.data(), sources.size(),
-                         static_cast<int>(std::clamp<int64_t>(left, 0, 1'000'000)));
+  int ready = 0;
+  {
+    const telemetry::Span span(telemetry::Kind::kBlock);
+    ready = poll(sources.data(), sources.size(),
+                 static_cast<int>(std::clamp<int64_t>(left, 0, 1'000'000)));
+  }
   if (ready < 0 && errno != EINTR) return ErrnoError(errno, "poll");
   if (ready <= 0) return absl::OkStatus();
   if (sources[0].revents != 0) {

@@ -48,6 +48,7 @@ class RdmaTransport : public Transport {
   absl::StatusOr<int> Wait(std::span<Completion> out, Deadline deadline) override;
   void Wake() override { waker_.Wake(); }
   TransportCounters counters() const override { return counters_; }
+  DeviceCounters device_counters() const override;
 
  private:
   class End;

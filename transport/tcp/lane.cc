@@ -8,7 +8,27 @@
 #include <cstring>
 #include <utility>
 
+#include "transport/tcp/link.h"
+#include "transport/telemetry/event.h"
+
 namespace gradwire::tcp {
+namespace {
+
+// Makes a call that moves bytes. One that moved none is part of whatever waits.
+template <typename Call>
+ssize_t Moved(telemetry::SystemCall kind, const TcpLink* link, const Call& call) {
+  telemetry::Span span(telemetry::Kind::kSystemCall, link != nullptr ? link->peer() : -1, 0, 0,
+                       static_cast<uint8_t>(kind));
+  const ssize_t bytes = call();
+  if (bytes <= 0) {
+    span.Drop();
+  } else {
+    span.set_bytes(static_cast<size_t>(bytes));
+  }
+  return bytes;
+}
+
+}  // namespace
 
 Lane::Lane(FileDescriptor fd, size_t most_payload, int queue)
     : fd_(std::move(fd)),
@@ -52,7 +72,9 @@ absl::Status Lane::Send(uint64_t& syscalls) {
     message.msg_iov = parts;
     message.msg_iovlen = part_count;
     ++syscalls;
-    const ssize_t sent = sendmsg(fd_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    const ssize_t sent = Moved(telemetry::SystemCall::kSend, link, [&] {
+      return sendmsg(fd_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
+    });
     if (sent < 0) {
       if (errno == EAGAIN || errno == EWOULDBLOCK) return absl::OkStatus();
       if (errno == EINTR) continue;
@@ -61,6 +83,10 @@ absl::Status Lane::Send(uint64_t& syscalls) {
     sent_ += static_cast<size_t>(sent);
     while (count_ > 0 && sent_ >= FrameHeader::kBytes + at(0).length) {
       sent_ -= FrameHeader::kBytes + at(0).length;
+      if (at(0).data) {
+        telemetry::Mark(telemetry::Kind::kSent, link != nullptr ? link->peer() : -1, at(0).sequence,
+                        at(0).length);
+      }
       head_ = (head_ + 1) % capacity_;
       --count_;
     }
@@ -120,7 +146,8 @@ absl::StatusOr<Lane::Received> Lane::Receive(RegionTable& regions, FrameHeader& 
       message.msg_iovlen = 2;
       asked = left + stage_want_;
       ++syscalls;
-      got = recvmsg(fd_.get(), &message, MSG_DONTWAIT);
+      got = Moved(telemetry::SystemCall::kReceive, link,
+                  [&] { return recvmsg(fd_.get(), &message, MSG_DONTWAIT); });
     } else {
       if (std::exchange(drained_, false)) return Received::kNothing;
       if (stage_begin_ > 0) {  // part of a header: move it to the front
@@ -129,7 +156,8 @@ absl::StatusOr<Lane::Received> Lane::Receive(RegionTable& regions, FrameHeader& 
       }
       asked = kStage - stage_end_;
       ++syscalls;
-      got = recv(fd_.get(), stage_.data() + stage_end_, asked, MSG_DONTWAIT);
+      got = Moved(telemetry::SystemCall::kReceive, link,
+                  [&] { return recv(fd_.get(), stage_.data() + stage_end_, asked, MSG_DONTWAIT); });
     }
     if (got < 0) {
       if (errno == EAGAIN || errno == EWOULDBLOCK) return Received::kNothing;

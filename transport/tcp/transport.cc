@@ -7,6 +7,8 @@
 #include <algorithm>
 #include <cerrno>
 
+#include "transport/telemetry/event.h"
+
 namespace gradwire::tcp {
 namespace {
 // Up to this many sockets are asked one by one while spinning; above, epoll tells which are ready.
@@ -46,8 +48,13 @@ void TcpTransport::Progress(Lane& lane, int room) {
 absl::Status TcpTransport::ProgressReady(int room, int timeout_ms) {
   std::array<epoll_event, 64> events;
   ++counters_.syscalls;
-  const int ready =
-      epoll_wait(data_epoll_.get(), events.data(), static_cast<int>(events.size()), timeout_ms);
+  int ready = 0;
+  {
+    telemetry::Span span(telemetry::Kind::kBlock);
+    if (timeout_ms == 0) span.Drop();
+    ready =
+        epoll_wait(data_epoll_.get(), events.data(), static_cast<int>(events.size()), timeout_ms);
+  }
   if (ready < 0 && errno != EINTR) return ErrnoError(errno, "epoll_wait");
   if (ready == 0 && !listening_) return ServiceControl(0);
   for (int i = 0; i < ready; ++i) {

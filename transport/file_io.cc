@@ -1,4 +1,4 @@
-#include "parameter_server/file_io.h"
+#include "transport/file_io.h"
 
 #include <fcntl.h>
 #include <sys/stat.h>
@@ -11,7 +11,7 @@
 #include <limits>
 #include <memory>
 
-namespace gradwire::ps {
+namespace gradwire {
 
 absl::StatusOr<std::vector<uint8_t>> ReadFile(const std::filesystem::path& path, uint64_t limit) {
   std::error_code error;
@@ -190,4 +190,4 @@ absl::Status AtomicFile::Commit() {
   return absl::OkStatus();
 }
 
-}  // namespace gradwire::ps
+}  // namespace gradwire

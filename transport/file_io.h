@@ -13,7 +13,7 @@
 #include "transport/memory.h"
 #include "transport/status.h"
 
-namespace gradwire::ps {
+namespace gradwire {
 
 // The file's bytes. NotFound when it is missing, DataLoss above `limit` bytes.
 absl::StatusOr<std::vector<uint8_t>> ReadFile(const std::filesystem::path& path, uint64_t limit);
@@ -70,4 +70,4 @@ class AtomicFile {
   int fd_ = -1;
 };
 
-}  // namespace gradwire::ps
+}  // namespace gradwire

@@ -1,11 +1,11 @@
-#include "parameter_server/file_io.h"
+#include "transport/file_io.h"
 
 #include <gmock/gmock.h>
 #include <sys/stat.h>
 
 #include "tests/unit/training/temporary_folder.h"
 
-namespace gradwire::ps {
+namespace gradwire {
 namespace {
 
 using ::testing::ElementsAre;
@@ -79,4 +79,4 @@ TEST(ReadFileTest, HasALimit) {
 }
 
 }  // namespace
-}  // namespace gradwire::ps
+}  // namespace gradwire

@@ -1,0 +1,140 @@
+#include "analysis/analyse.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "analysis/attribution.h"
+#include "analysis/clocks.h"
+#include "analysis/critical_path.h"
+#include "analysis/findings.h"
+#include "analysis/recordings.h"
+#include "analysis/trace.h"
+#include "collectives/exchange.h"
+
+namespace gradwire::analysis {
+namespace {
+
+// What the recorder noted of an operation; nothing for what cannot be.
+std::optional<OperationKey> KeyOf(const Doing& doing) {
+  if (doing.operation->detail > static_cast<uint8_t>(CollectiveKind::kBarrier)) return {};
+  OperationKey key;
+  key.kind = static_cast<CollectiveKind>(doing.operation->detail);
+  if (doing.operands == nullptr) return key;
+  const int type = doing.operands->detail / 16, op = doing.operands->detail % 16;
+  if (type >= kDataTypeCount || op >= kReduceOpCount) return {};
+  key.type = static_cast<DataType>(type);
+  key.op = static_cast<ReduceOp>(op);
+  key.count = doing.operands->value;
+  key.root = std::max<int>(0, doing.operands->peer);
+  return key;
+}
+
+RankTimes TimesOf(int rank, const Doing& doing, const Attribution& attribution) {
+  RankTimes times{rank, doing.begin_ns, doing.end_ns, attribution.Of(rank, doing.number), {}};
+  for (const Interval& each : times.intervals) {
+    times.total_ns[static_cast<size_t>(each.in)] += each.end_ns - each.begin_ns;
+  }
+  return times;
+}
+
+void AddFlows(const Trace& trace, size_t most, Run& run) {
+  // The operation that a moment of a rank belongs to.
+  const auto operation_at = [&](int rank, int64_t moment) -> uint64_t {
+    for (auto next = std::partition_point(run.operations.begin(), run.operations.end(),
+                                          [&](const Operation& each) {
+                                            const Doing* doing = trace.Find(rank, each.number);
+                                            return doing != nullptr && doing->end_ns <= moment;
+                                          });
+         next != run.operations.end();) {
+      const Doing* const doing = trace.Find(rank, next->number);
+      return doing != nullptr && doing->begin_ns <= moment ? next->number : 0;
+    }
+    return 0;
+  };
+  size_t all = 0;
+  trace.ForEachWrite([&](int from, int to, uint64_t, const Write& write) {
+    if (write.written_ns < 0 || write.arrived_ns < 0) return;
+    const uint64_t operation = operation_at(from, write.written_ns);
+    if (operation == 0 || ++all > most) return;
+    run.flows.push_back({from, to, write.written_ns, write.arrived_ns, write.bytes, operation});
+  });
+  if (all > most) {
+    run.problems.push_back(fmt::format("Of {} writes {} are kept for the timeline.", all, most));
+  }
+  std::sort(run.flows.begin(), run.flows.end(),
+            [](const Flow& a, const Flow& b) { return a.posted_ns < b.posted_ns; });
+}
+
+void AddRanks(const Trace& trace, Run& run) {
+  for (size_t i = 0; i < trace.recordings().size(); ++i) {
+    const telemetry::Facts& facts = trace.recordings()[i].facts;
+    run.ranks.push_back({facts.rank, facts.machine.host, facts.transport, facts.device,
+                         trace.alignment()[i].offset_ns, trace.alignment()[i].error_ns,
+                         facts.lost_events, facts.counters, facts.settings});
+  }
+  const telemetry::Facts& first = trace.recordings().front().facts;
+  run.name = first.transport;
+  run.command = first.command;
+  run.started = first.started;
+  run.machine = {first.machine.cpu, first.machine.cores, first.machine.kernel};
+  run.world_size = trace.world_size();
+}
+
+}  // namespace
+
+absl::StatusOr<Run> Analyse(const std::filesystem::path& folder, const AnalyseOptions& options) {
+  GW_ASSIGN_OR_RETURN(Recordings recordings, ReadRecordings(folder));
+  Run run;
+  std::vector<Alignment> alignment = AlignClocks(recordings.ranks, recordings.problems);
+  run.problems = std::move(recordings.problems);
+  const Trace trace(std::move(recordings), std::move(alignment));
+  const Attribution attribution(trace);
+  AddRanks(trace, run);
+  int strange = 0, cut = 0;
+  for (const uint64_t number : trace.Numbers()) {
+    Operation operation;
+    operation.number = number;
+    bool whole = true, known = true;
+    for (const telemetry::Recording& recording : trace.recordings()) {
+      const Doing* const doing = trace.Find(recording.facts.rank, number);
+      if (doing == nullptr) {
+        whole = false;  // overwritten on this rank
+        continue;
+      }
+      const auto key = KeyOf(*doing);
+      known = known && key.has_value();
+      if (key) {
+        operation.what = key->Describe();
+        operation.bytes = key->count * SizeOf(key->type);
+      }
+      operation.ranks.push_back(TimesOf(recording.facts.rank, *doing, attribution));
+    }
+    if (!known) {
+      ++strange;
+      continue;
+    }
+    if (!whole) {
+      ++cut;
+      continue;
+    }
+    if (operation.bytes == 0 && !options.barriers) continue;
+    operation.critical = CriticalPath(trace, attribution, operation);
+    run.operations.push_back(std::move(operation));
+  }
+  if (strange > 0) {
+    run.problems.push_back(fmt::format("{} operations are of a kind that is not known.", strange));
+  }
+  if (cut > 0) {
+    run.problems.push_back(
+        fmt::format("{} operations were kept by some ranks only and are left out.", cut));
+  }
+  if (run.operations.empty()) {
+    return FailedPrecondition("{}: no operation was recorded by all {} ranks that left a file",
+                              folder.string(), trace.recordings().size());
+  }
+  AddFlows(trace, options.flows, run);
+  run.findings = FindingsOf(run);
+  return run;
+}
+
+}  // namespace gradwire::analysis

@@ -1,0 +1,205 @@
+#include "analysis/attribution.h"
+
+#include <algorithm>
+#include <bit>
+
+namespace gradwire::analysis {
+namespace {
+
+using telemetry::Event;
+using telemetry::Need;
+
+Need NeedOf(const Event& wait) { return static_cast<Need>(wait.detail & 0x0f); }
+
+// Appends [begin, end) cut to [low, high); joins what continues the last interval.
+class Pieces {
+ public:
+  Pieces(int64_t low, int64_t high, std::vector<Interval>& out)
+      : now_(low), high_(high), out_(out) {}
+
+  // From where the last one ended until `until`.
+  void Until(int64_t until, Class in, int peer) {
+    until = std::min(until, high_);
+    if (until <= now_) return;
+    Add({now_, until, in, peer}, out_);
+    now_ = until;
+  }
+  int64_t now() const { return now_; }
+  bool done() const { return now_ >= high_; }
+  void Skip(int64_t until) { now_ = std::max(now_, until); }
+
+  static void Add(const Interval& interval, std::vector<Interval>& out) {
+    if (interval.end_ns <= interval.begin_ns) return;
+    if (!out.empty() && out.back().end_ns == interval.begin_ns && out.back().in == interval.in &&
+        out.back().peer == interval.peer) {
+      out.back().end_ns = interval.end_ns;
+    } else {
+      out.push_back(interval);
+    }
+  }
+
+ private:
+  int64_t now_;
+  const int64_t high_;
+  std::vector<Interval>& out_;
+};
+
+}  // namespace
+
+Attribution::Attribution(const Trace& trace) : trace_(trace) {
+  trace.ForEachWrite([&](int from, int to, uint64_t, const Write& write) {
+    if (write.gone_ns < 0 || write.arrived_ns < 0) return;
+    int64_t& least =
+        transit_[{from, to}].emplace(std::bit_width(write.bytes), INT64_MAX).first->second;
+    least = std::min(least, std::max<int64_t>(0, write.arrived_ns - write.gone_ns));
+  });
+}
+
+int64_t Attribution::Transit(int from, int to, uint32_t bytes) const {
+  if (trace_.Immediate(from, to)) return 0;
+  const auto pair = transit_.find({from, to});
+  if (pair == transit_.end()) return 0;
+  const auto least = pair->second.find(std::bit_width(bytes));
+  return least == pair->second.end() ? 0 : least->second;
+}
+
+const Write* Attribution::AwaitedBy(int rank, const Event& wait) const {
+  if (NeedOf(wait) != Need::kArrival) return nullptr;
+  const Write* const write = trace_.Find(wait.peer, rank, wait.value);
+  return write == nullptr || write->written_ns < 0 ? nullptr : write;
+}
+
+std::vector<Interval> Attribution::Of(int rank, uint64_t number) const {
+  std::vector<Interval> intervals;
+  const Doing* const doing = trace_.Find(rank, number);
+  if (doing == nullptr) return intervals;
+  for (const Stretch& stretch : doing->stretches) {
+    if (stretch.wait == nullptr) {
+      Pieces::Add({stretch.begin_ns, stretch.end_ns, stretch.work, -1}, intervals);
+    } else {
+      Classify(rank, *doing, *stretch.wait, stretch.begin_ns, stretch.end_ns, 0, intervals);
+    }
+  }
+  return intervals;
+}
+
+void Attribution::Explain(int rank, uint64_t number, int64_t begin, int64_t end, int depth,
+                          std::vector<Interval>& out) const {
+  Pieces pieces(begin, end, out);
+  const Doing* const doing = trace_.Find(rank, number);
+  if (doing == nullptr || depth >= trace_.world_size()) {
+    return pieces.Until(end, Class::kLatePeer, rank);
+  }
+  pieces.Until(doing->begin_ns, Class::kLatePeer, rank);  // had not begun
+  auto stretch =
+      std::lower_bound(doing->stretches.begin(), doing->stretches.end(), pieces.now(),
+                       [](const Stretch& each, int64_t time) { return each.end_ns <= time; });
+  for (; stretch != doing->stretches.end() && !pieces.done(); ++stretch) {
+    if (stretch->wait == nullptr) {
+      pieces.Until(stretch->end_ns, Class::kLatePeer, rank);  // works on it
+      continue;
+    }
+    const int64_t until = std::min(stretch->end_ns, end);
+    Classify(rank, *doing, *stretch->wait, pieces.now(), until, depth + 1, out);
+    pieces.Skip(until);
+  }
+  pieces.Until(end, Class::kLatePeer, rank);
+}
+
+void Attribution::Classify(int rank, const Doing& doing, const Event& wait, int64_t begin,
+                           int64_t end, int depth, std::vector<Interval>& out) const {
+  Pieces pieces(begin, end, out);
+  // A write that only lacks a credit while something else is waited for: others wait for it, and
+  // name the credit.
+  if (depth > 0 && (wait.detail & telemetry::kAlsoCredit) != 0) {
+    return pieces.Until(end, Class::kNoCredit, rank);
+  }
+  const bool tcp = trace_.tcp(rank);
+  switch (NeedOf(wait)) {
+    case Need::kArrival:
+      return ClassifyArrival(rank, doing, wait, begin, end, depth, out);
+    case Need::kCredit: {
+      // Slots come back once the peer is in the operation.
+      const Doing* const there = trace_.Find(wait.peer, doing.number);
+      if (there != nullptr) pieces.Until(there->begin_ns, Class::kLatePeer, wait.peer);
+      return pieces.Until(end, Class::kNoCredit, wait.peer);
+    }
+    case Need::kWritten: {
+      const Write* const write = trace_.Find(rank, wait.peer, wait.value);
+      if (write == nullptr || write->posted_ns < 0) {
+        return pieces.Until(end, tcp ? Class::kSendBlocked : Class::kWire, wait.peer);
+      }
+      pieces.Until(write->posted_ns, tcp ? Class::kSendBlocked : Class::kSendQueueFull, wait.peer);
+      const int64_t there = write->gone_ns + 2 * Transit(rank, wait.peer, write->bytes);
+      return ClassifyTransit(rank, wait.peer, doing.number, pieces.now(), end, there, out);
+    }
+  }
+  pieces.Until(end, Class::kOther, wait.peer);
+}
+
+void Attribution::ClassifyArrival(int rank, const Doing& doing, const Event& wait, int64_t begin,
+                                  int64_t end, int depth, std::vector<Interval>& out) const {
+  const bool tcp = trace_.tcp(rank);
+  const int peer = wait.peer;
+  Pieces pieces(begin, end, out);
+  const Write* const write = AwaitedBy(rank, wait);
+  if (write == nullptr) {
+    // The peer recorded nothing, or never wrote it.
+    if (trace_.Find(peer, doing.number) != nullptr) {
+      return Explain(peer, doing.number, begin, end, depth, out);
+    }
+    return pieces.Until(end, tcp ? Class::kReceiveWait : Class::kWire, peer);
+  }
+  if (write->written_ns > begin) {
+    const int64_t until = std::min(write->written_ns, end);
+    Explain(peer, doing.number, begin, until, depth, out);
+    pieces.Skip(until);
+  }
+  if (pieces.done()) return;
+  const int64_t posted = write->posted_ns >= 0 ? write->posted_ns : write->written_ns;
+  const int64_t gone = write->gone_ns >= 0 ? write->gone_ns : posted;
+  if (tcp) {
+    pieces.Until(gone, Class::kSendBlocked, peer);
+  } else {
+    const Doing* const there = trace_.Find(peer, doing.number);
+    const bool full = trace_.QueueFull(peer, rank, there != nullptr ? there->begin_ns : begin,
+                                       std::max(posted, write->written_ns) + 1);
+    pieces.Until(posted, full ? Class::kSendQueueFull : Class::kPosting, peer);
+    pieces.Until(gone, Class::kWire, peer);
+  }
+  if (pieces.done()) return;
+  const int64_t taken = write->arrived_ns >= 0 ? write->arrived_ns : end;
+  const int64_t until = std::min(end, std::max(taken, pieces.now()));
+  ClassifyTransit(peer, rank, doing.number, pieces.now(), until,
+                  gone + Transit(peer, rank, write->bytes), out);
+  pieces.Skip(until);
+  pieces.Until(end, Class::kOther, peer);
+}
+
+void Attribution::ClassifyTransit(int from, int to, uint64_t number, int64_t begin, int64_t end,
+                                  int64_t there, std::vector<Interval>& out) const {
+  const bool tcp = trace_.tcp(to);
+  const Class wire = tcp ? Class::kReceiveWait : Class::kWire;
+  const int peer = from;
+  Pieces pieces(begin, end, out);
+  // Nobody can be woken by what is not there.
+  pieces.Until(there, wire, peer);
+  if (pieces.done()) return;
+  const Doing* const sender = trace_.Find(from, number);
+  if (sender != nullptr && sender->receiver_not_ready > 0) {
+    return pieces.Until(end, Class::kReceiverNotReady, to);
+  }
+  if (sender != nullptr && sender->retransmits > 0) return pieces.Until(end, wire, peer);
+  if (trace_.Immediate(from, to)) return pieces.Until(end, Class::kWakeUp, to);
+  // Else only what was slept through.
+  const auto& blocks = trace_.Blocks(to);
+  auto block = std::lower_bound(blocks.begin(), blocks.end(), pieces.now(),
+                                [](const auto& each, int64_t time) { return each.second <= time; });
+  for (; block != blocks.end() && !pieces.done(); ++block) {
+    pieces.Until(block->first, wire, peer);
+    pieces.Until(block->second, Class::kWakeUp, to);
+  }
+  pieces.Until(end, wire, peer);
+}
+
+}  // namespace gradwire::analysis

@@ -1,0 +1,52 @@
+// Gives every nanosecond of an operation to one class.
+//
+// Work is what the thread itself recorded. A wait is told by what it waited for, seen from both
+// ends. For the arrival of a write of peer P, with P's own recording:
+//
+//    P busy or not begun   | written | queue full   | doorbell .. on the wire | there | taken
+//    -> late peer, or what | -> posting or send     | -> wire, or receiver    | -> wake-up
+//       P itself waits for |    queue full          |    not ready            |
+//
+// What P itself waits for is followed from rank to rank to its cause: who works on, or has not
+// begun, is the late peer. Over TCP the middle is send blocked and receive wait.
+#pragma once
+
+#include <map>
+#include <utility>
+#include <vector>
+
+#include "analysis/result.h"
+#include "analysis/trace.h"
+
+namespace gradwire::analysis {
+
+class Attribution {
+ public:
+  explicit Attribution(const Trace& trace);
+
+  // The stretches of `rank` in operation `number`, each of one class. Empty when not recorded.
+  std::vector<Interval> Of(int rank, uint64_t number) const;
+
+  // The write that the wait ends with, if it waits for an arrival that both ends recorded.
+  const Write* AwaitedBy(int rank, const telemetry::Event& wait) const;
+
+ private:
+  // [begin, end) of `rank` as others see it who wait for it, `depth` ranks away from the first.
+  void Explain(int rank, uint64_t number, int64_t begin, int64_t end, int depth,
+               std::vector<Interval>& out) const;
+  // [begin, end) of the wait of `rank`.
+  void Classify(int rank, const Doing& doing, const telemetry::Event& wait, int64_t begin,
+                int64_t end, int depth, std::vector<Interval>& out) const;
+  void ClassifyArrival(int rank, const Doing& doing, const telemetry::Event& wait, int64_t begin,
+                       int64_t end, int depth, std::vector<Interval>& out) const;
+  // [begin, end) on the wire from `from` to `to`; the write is there at `there`.
+  void ClassifyTransit(int from, int to, uint64_t number, int64_t begin, int64_t end, int64_t there,
+                       std::vector<Interval>& out) const;
+  // The quickest transit of a write of about this size.
+  int64_t Transit(int from, int to, uint32_t bytes) const;
+
+  const Trace& trace_;
+  std::map<std::pair<int, int>, std::map<int, int64_t>> transit_;  // by pair and bits of size
+};
+
+}  // namespace gradwire::analysis

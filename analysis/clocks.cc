@@ -1,0 +1,107 @@
+#include "analysis/clocks.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <map>
+#include <unordered_map>
+
+namespace gradwire::analysis {
+namespace {
+
+using telemetry::Event;
+using telemetry::Kind;
+using telemetry::Recording;
+
+constexpr int64_t kUnbounded = int64_t{1} << 60;
+
+// Ranks by the clock they share.
+std::vector<int> ClocksOf(const std::vector<Recording>& ranks, int& count) {
+  std::map<std::string, int> known;
+  std::vector<int> clock;
+  for (const Recording& each : ranks) {
+    const std::string& boot = each.facts.machine.boot_id;
+    // Without an identity a rank stands for itself.
+    const std::string name = boot.empty() ? fmt::format("rank {}", each.facts.rank) : boot;
+    clock.push_back(known.emplace(name, static_cast<int>(known.size())).first->second);
+  }
+  count = static_cast<int>(known.size());
+  return clock;
+}
+
+// When each write to a peer was handed over, by its number.
+std::unordered_map<uint64_t, int64_t> Writes(const Recording& from, int to) {
+  std::unordered_map<uint64_t, int64_t> times;
+  for (const Event& event : from.events) {
+    if (event.kind == Kind::kWrite && event.peer == to) times[event.value] = event.begin_ns;
+  }
+  return times;
+}
+
+}  // namespace
+
+std::vector<Alignment> AlignClocks(const std::vector<Recording>& ranks,
+                                   std::vector<std::string>& problems) {
+  std::vector<Alignment> result(ranks.size());
+  int count = 0;
+  const std::vector<int> clock = ClocksOf(ranks, count);
+  if (count == 1) return result;
+
+  // bound[a][b]: offset of a less offset of b is at most this.
+  const auto n = static_cast<size_t>(count);
+  std::vector<std::vector<int64_t>> bound(n, std::vector<int64_t>(n, kUnbounded));
+  for (size_t i = 0; i < n; ++i) bound[i][i] = 0;
+  const auto limit = [&](int a, int b, int64_t most) {
+    auto& entry = bound[static_cast<size_t>(a)][static_cast<size_t>(b)];
+    entry = std::min(entry, most);
+  };
+  for (size_t i = 0; i < ranks.size(); ++i) {
+    for (size_t k = 0; k < ranks.size(); ++k) {
+      if (clock[i] == clock[k]) continue;
+      const auto &mine = ranks[i].facts, &theirs = ranks[k].facts;
+      if (mine.clock_error_ns >= 0 && theirs.clock_error_ns >= 0) {
+        const int64_t error = mine.clock_error_ns + theirs.clock_error_ns;
+        limit(clock[i], clock[k], mine.clock_offset_ns - theirs.clock_offset_ns + error);
+      }
+      // A write of i's that arrived at k: its time by i's clock is not after that by k's.
+      const auto written = Writes(ranks[i], theirs.rank);
+      for (const Event& event : ranks[k].events) {
+        if (event.kind != Kind::kArrived || event.peer != mine.rank) continue;
+        const auto write = written.find(event.value);
+        if (write != written.end()) limit(clock[i], clock[k], event.begin_ns - write->second);
+      }
+    }
+  }
+  for (size_t via = 0; via < n; ++via) {
+    for (size_t a = 0; a < n; ++a) {
+      for (size_t b = 0; b < n; ++b) {
+        if (bound[a][via] >= kUnbounded || bound[via][b] >= kUnbounded) continue;
+        bound[a][b] = std::min(bound[a][b], bound[a][via] + bound[via][b]);
+      }
+    }
+  }
+  for (size_t i = 0; i < ranks.size(); ++i) {
+    const auto mine = static_cast<size_t>(clock[i]), first = static_cast<size_t>(clock[0]);
+    const int64_t most = bound[mine][first], least = -bound[first][mine];
+    if (most >= kUnbounded || least <= -kUnbounded) {
+      const bool half = most < kUnbounded || least > -kUnbounded;
+      result[i] = {half ? (most < kUnbounded ? most : least) : 0, -1};
+      problems.push_back(fmt::format(
+          "The clock of rank {} cannot be aligned with that of rank {}: too little passed between "
+          "them. Times between them mean nothing.",
+          ranks[i].facts.rank, ranks[0].facts.rank));
+      continue;
+    }
+    result[i] = {least + (most - least) / 2, (most - least) / 2};
+    if (most < least) {
+      result[i].error_ns = (least - most) / 2;
+      problems.push_back(fmt::format(
+          "The clocks of ranks {} and {} drifted by {:.1f} us during the run: times between them "
+          "are no better than that.",
+          ranks[0].facts.rank, ranks[i].facts.rank, static_cast<double>(least - most) / 1e3));
+    }
+  }
+  return result;
+}
+
+}  // namespace gradwire::analysis

@@ -1,0 +1,16 @@
+// The chain of causes that ends with the last rank of an operation: back in time along a rank's own
+// work; at a wait that a peer's write ended, over to the peer at the moment when it wrote.
+#pragma once
+
+#include <vector>
+
+#include "analysis/attribution.h"
+
+namespace gradwire::analysis {
+
+// Covers the time from the first rank's begin to the last rank's end; empty unless every rank
+// recorded the operation.
+std::vector<PathStep> CriticalPath(const Trace& trace, const Attribution& attribution,
+                                   const Operation& operation);
+
+}  // namespace gradwire::analysis

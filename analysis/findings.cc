@@ -1,0 +1,194 @@
+#include "analysis/findings.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <array>
+#include <map>
+
+namespace gradwire::analysis {
+namespace {
+
+// A class takes less than this: it is not worth a sentence.
+constexpr double kLeastShare = 0.02;
+// One rank has so much of a class: it is named.
+constexpr double kDominates = 0.6;
+
+// What one class takes of the critical paths.
+struct Sum {
+  int64_t total_ns = 0;
+  std::map<int, int64_t> by_rank;
+  std::map<int, int64_t> by_peer;
+  std::vector<int64_t> per_operation;
+};
+
+// The one with more than kDominates of the total; -1: none.
+int Dominant(const std::map<int, int64_t>& parts, int64_t total) {
+  for (const auto& [rank, part] : parts) {
+    if (static_cast<double>(part) > kDominates * static_cast<double>(total)) return rank;
+  }
+  return -1;
+}
+
+int64_t Median(std::vector<int64_t> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+// "1.8 ms"
+std::string Time(int64_t ns) {
+  if (ns < 10'000) return fmt::format("{:.2f} us", static_cast<double>(ns) / 1e3);
+  if (ns < 1'000'000) return fmt::format("{:.0f} us", static_cast<double>(ns) / 1e3);
+  if (ns < 1'000'000'000) return fmt::format("{:.2f} ms", static_cast<double>(ns) / 1e6);
+  return fmt::format("{:.2f} s", static_cast<double>(ns) / 1e9);
+}
+
+const RankInfo* InfoOf(const Run& run, int rank) {
+  for (const RankInfo& info : run.ranks) {
+    if (info.rank == rank) return &info;
+  }
+  return run.ranks.empty() ? nullptr : &run.ranks.front();
+}
+
+std::string Setting(const Run& run, int rank, const std::string& name) {
+  const RankInfo* const info = InfoOf(run, rank);
+  if (info == nullptr) return "?";
+  const auto found = info->settings.find(name);
+  return found == info->settings.end() ? "?" : found->second;
+}
+
+uint64_t Counter(const Run& run, const std::string& name) {
+  uint64_t sum = 0;
+  for (const RankInfo& info : run.ranks) {
+    const auto found = info.counters.find(name);
+    if (found != info.counters.end()) sum += found->second;
+  }
+  return sum;
+}
+
+std::string Who(int rank) { return rank < 0 ? "the ranks" : fmt::format("rank {}", rank); }
+
+// Why the class takes time, and what to change.
+struct Words {
+  std::string because;
+  std::string advice;
+};
+
+Words WordsOf(const Run& run, Class in, int rank, int peer) {
+  switch (in) {
+    case Class::kPosting:
+      return {fmt::format("went into handing writes to the device at {}", Who(rank)),
+              Counter(run, "device_local_operations") > 0
+                  ? "Within a host posting copies the bytes; otherwise take larger slices "
+                    "(--slice-bytes) or longer chains (--chain-length)."
+                  : "Take larger slices (--slice-bytes) or longer chains (--chain-length)."};
+    case Class::kSendQueueFull:
+      return {fmt::format("was a full send queue: --queue-depth {} with --signal-interval {}",
+                          Setting(run, rank, "queue-depth"), Setting(run, rank, "signal-interval")),
+              "Raise --queue-depth, or lower --signal-interval, so that places come back sooner."};
+    case Class::kNoCredit:
+      return {fmt::format("was a write without a credit: {} --slots were all on their way",
+                          Setting(run, rank, "slots")),
+              "Raise --slots, or see why the receiver is slow to consume."};
+    case Class::kReceiverNotReady:
+      return {fmt::format("was {} not ready to receive: {} NAKs with --receive-depth {}", Who(peer),
+                          Counter(run, "device_receiver_not_ready"),
+                          Setting(run, peer, "receive-depth")),
+              "Post a receive for every credit (--receive-depth 0)."};
+    case Class::kWire: {
+      const uint64_t again = Counter(run, "device_retransmits");
+      if (again > 0) {
+        return {
+            fmt::format("was on the wire, where packets got lost: {} were sent again", again),
+            "Look for the loss (`gradwire devices --counters`); go-back-N sends all that follows "
+            "a lost packet again."};
+      }
+      return {"was on the wire", "The link bounds it: fewer bytes, or a faster link."};
+    }
+    case Class::kLatePeer:
+      return {fmt::format("was the wait for {}, which came late", Who(rank >= 0 ? rank : peer)),
+              "Look at what it does before the collective."};
+    case Class::kReducing:
+      return {fmt::format("went into reducing at {}", Who(rank)),
+              Setting(run, rank, "reduce-rate") != "0"
+                  ? fmt::format("--reduce-rate {} slows it down on purpose.",
+                                Setting(run, rank, "reduce-rate"))
+                  : "Smaller slices stay in the cache (--slice-bytes); a narrower type adds less."};
+    case Class::kCopying:
+      return {fmt::format("went into copies at {}", Who(rank)),
+              "Tensors from Communicator::Allocate need none."};
+    case Class::kWakeUp:
+      return {fmt::format("was spent asleep although the data were there ({})",
+                          run.ranks.front().transport == "tcp"
+                              ? fmt::format("--spin-us {}", Setting(run, rank, "spin-us"))
+                              : fmt::format("--completion {}", Setting(run, rank, "completion"))),
+              "Poll longer before sleeping (--spin-us, --completion polling), or give each rank a "
+              "core."};
+    case Class::kSendBlocked:
+      return {fmt::format("was a socket that took no more from {}", Who(rank)),
+              "See why the receiver reads slowly; --socket-buffer-bytes lets more be on its way."};
+    case Class::kReceiveWait:
+      return {"were bytes on their way through sockets", "RDMA would not pass through them."};
+    case Class::kSystemCalls:
+      return {fmt::format("went into system calls that move bytes at {}", Who(rank)),
+              "Larger slices make fewer (--slice-bytes); RDMA makes none."};
+    case Class::kOther:
+      return {fmt::format("was bookkeeping of our own at {}", Who(rank)),
+              "Larger slices make less of it (--slice-bytes)."};
+  }
+  return {};
+}
+
+}  // namespace
+
+std::vector<Finding> FindingsOf(const Run& run) {
+  std::array<Sum, kClassCount> sums;
+  int64_t total = 0;
+  for (const Operation& operation : run.operations) {
+    std::array<int64_t, kClassCount> here = {};
+    const auto add = [&](int rank, const Interval& each) {
+      const int64_t length = each.end_ns - each.begin_ns;
+      Sum& sum = sums[static_cast<size_t>(each.in)];
+      sum.total_ns += length;
+      sum.by_rank[rank] += length;
+      sum.by_peer[each.peer] += length;
+      here[static_cast<size_t>(each.in)] += length;
+      total += length;
+    };
+    for (const PathStep& step : operation.critical) add(step.rank, step.interval);
+    if (operation.critical.empty()) {
+      for (const RankTimes& times : operation.ranks) {
+        for (const Interval& each : times.intervals) add(times.rank, each);
+      }
+    }
+    for (size_t i = 0; i < here.size(); ++i) sums[i].per_operation.push_back(here[i]);
+  }
+  std::vector<Finding> findings;
+  if (total == 0) return findings;
+  const bool path = !run.operations.front().critical.empty();
+  for (int i = 0; i < kClassCount; ++i) {
+    Sum& sum = sums[static_cast<size_t>(i)];
+    const double share = static_cast<double>(sum.total_ns) / static_cast<double>(total);
+    if (share < kLeastShare) continue;
+    Finding finding;
+    finding.in = static_cast<Class>(i);
+    finding.rank = Dominant(sum.by_rank, sum.total_ns);
+    finding.peer = Dominant(sum.by_peer, sum.total_ns);
+    // Who waits is many; who is waited for is one.
+    if (finding.in == Class::kLatePeer && finding.peer >= 0) finding.rank = finding.peer;
+    finding.share = share;
+    finding.ns_per_operation = Median(std::move(sum.per_operation));
+    const Words words = WordsOf(run, finding.in, finding.rank, finding.peer);
+    finding.sentence = fmt::format("{:.0f} % of {} ({} per operation) {}.", 100 * share,
+                                   path ? "the critical path" : "all ranks' time",
+                                   Time(finding.ns_per_operation), words.because);
+    finding.advice = words.advice;
+    findings.push_back(std::move(finding));
+  }
+  std::sort(findings.begin(), findings.end(),
+            [](const Finding& a, const Finding& b) { return a.share > b.share; });
+  return findings;
+}
+
+}  // namespace gradwire::analysis

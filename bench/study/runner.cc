@@ -1,0 +1,293 @@
+#include "bench/study/runner.h"
+
+#include <fmt/format.h>
+
+#include <algorithm>
+#include <nlohmann/json.hpp>
+#include <optional>
+#include <utility>
+
+#include "analysis/analyse.h"
+#include "transport/file_io.h"
+
+namespace gradwire::bench {
+namespace {
+
+using Json = nlohmann::json;
+using analysis::Class;
+using analysis::Run;
+using Words = std::vector<std::string>;
+
+constexpr std::chrono::seconds kLimit{120};  // of one program
+constexpr uint64_t kMaxReport = 64 << 20;    // bytes
+
+// One program's figures.
+struct Sample {
+  double time_us = 0;  // p50 of calls that start together
+  double bus_gbs = 0;
+  double cpu_s_per_gb = 0;
+};
+
+struct Measured {
+  std::vector<Sample> rounds;
+  std::optional<Run> run;  // of the last round
+  std::string refusal;
+};
+
+double Median(std::vector<double> values) {
+  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
+  std::nth_element(values.begin(), middle, values.end());
+  return *middle;
+}
+
+std::vector<double> Values(const Measured& measured, double Sample::*field) {
+  std::vector<double> values;
+  for (const Sample& sample : measured.rounds) values.push_back(sample.*field);
+  return values;
+}
+
+int RanksOf(const StudyPlan& plan, const StudyPoint& point) {
+  return point.ranks > 0 ? point.ranks : plan.ranks;
+}
+
+// The command for a point; `files` names its report and recordings, or is empty.
+Words Command(const StudyPlan& plan, const StudyPoint& point, const StudyOptions& options,
+              const std::filesystem::path& files) {
+  const std::string bytes = fmt::format("{}", point.bytes > 0 ? point.bytes : plan.bytes);
+  const int calls = std::max(5, static_cast<int>(plan.calls * options.scale));
+  Words words = {files.empty() ? "gradwire" : options.program,
+                 "bench",
+                 "allreduce",
+                 "--ranks",
+                 fmt::format("{}", RanksOf(plan, point)),
+                 "--sizes",
+                 bytes,
+                 "-n",
+                 fmt::format("{}", calls),
+                 "-w",
+                 "5"};
+  words.insert(words.end(), plan.flags.begin(), plan.flags.end());
+  // What a point says replaces what the plan says.
+  for (size_t i = 0; i + 1 < point.flags.size(); i += 2) {
+    const auto said = std::find(words.begin(), words.end(), point.flags[i]);
+    if (said != words.end()) {
+      *(said + 1) = point.flags[i + 1];
+    } else {
+      words.insert(words.end(), {point.flags[i], point.flags[i + 1]});
+    }
+  }
+  for (auto empty = words.begin();
+       (empty = std::find(words.begin(), words.end(), "")) != words.end();) {
+    words.erase(empty - 1, empty + 1);
+  }
+  if (!files.empty()) {
+    words.insert(words.end(), {"--telemetry", files.string(), "-J", (files / "report").string()});
+  }
+  return words;
+}
+
+Words Environment(const StudyPlan& plan, const StudyPoint& point) {
+  Words environment = plan.environment;
+  environment.insert(environment.end(), point.environment.begin(), point.environment.end());
+  return environment;
+}
+
+// For a reader: with the variables in front.
+std::string CommandLine(const StudyPlan& plan, const StudyPoint& point,
+                        const StudyOptions& options) {
+  std::string line;
+  for (const std::string& each : Environment(plan, point)) line += each + " ";
+  for (const std::string& word : Command(plan, point, options, {})) {
+    line += (line.empty() || line.back() == ' ' ? "" : " ") + word;
+  }
+  return line;
+}
+
+absl::StatusOr<Sample> ReadReport(const std::filesystem::path& path) {
+  GW_ASSIGN_OR_RETURN(const auto bytes, ReadFile(path, kMaxReport));
+  const Json json = Json::parse(bytes, nullptr, /*allow_exceptions=*/false);
+  try {
+    const Json& row = json.at("results").at(0);
+    return Sample{row.at("in_place_per_iter").at("p50_us").get<double>(),
+                  row.at("in_place").at("bus_bw").get<double>(),
+                  row.at("in_place").at("cpu_s_per_gb").get<double>()};
+  } catch (const Json::exception& error) {
+    return ProtocolError("{}: {}", path.string(), error.what());
+  }
+}
+
+// The last line of what a program said that is not empty.
+std::string LastLine(const std::string& output) {
+  size_t end = output.find_last_not_of("\n ");
+  if (end == std::string::npos) return "it said nothing";
+  const size_t begin = output.find_last_of('\n', end);
+  return output.substr(begin == std::string::npos ? 0 : begin + 1, end - begin);
+}
+
+absl::Status MeasureOnce(const StudyPlan& plan, const StudyPoint& point,
+                         const StudyOptions& options, Measured& measured) {
+  std::error_code error;
+  const std::filesystem::path files = options.folder / "study";
+  std::filesystem::remove_all(files, error);
+  std::filesystem::create_directories(files, error);
+  if (error) return ErrnoError(error.value(), "cannot make the folder {}", files.string());
+  GW_ASSIGN_OR_RETURN(const StudyProgram program, options.run(Command(plan, point, options, files),
+                                                              kLimit, Environment(plan, point)));
+  if (point.refused) {
+    if (program.exit_code != 2) {
+      return InternalError("{} {}: it was to be refused, but ended with {}: {}", plan.varies,
+                           point.label, program.exit_code, LastLine(program.output));
+    }
+    measured.refusal = LastLine(program.output);
+    return absl::OkStatus();
+  }
+  if (program.exit_code != 0) {
+    return InternalError("{} {} ended with {}: {}", plan.varies, point.label, program.exit_code,
+                         LastLine(program.output));
+  }
+  GW_ASSIGN_OR_RETURN(const Sample sample, ReadReport(files / "report"));
+  measured.rounds.push_back(sample);
+  GW_ASSIGN_OR_RETURN(measured.run, analysis::Analyse(files, {}));
+  std::filesystem::remove_all(files, error);
+  return absl::OkStatus();
+}
+
+// Share of each class in all ranks' time of a run.
+std::vector<double> Shares(const Run& run) {
+  std::vector<double> shares(analysis::kClassCount);
+  double total = 0;
+  for (const auto& operation : run.operations) {
+    for (const auto& rank : operation.ranks) {
+      for (size_t i = 0; i < shares.size(); ++i) {
+        shares[i] += static_cast<double>(rank.total_ns[i]);
+        total += static_cast<double>(rank.total_ns[i]);
+      }
+    }
+  }
+  for (double& share : shares) share /= std::max(total, 1.0);
+  return shares;
+}
+
+// The slowest of the points [begin, end), which differ in one thing, and what to say of them.
+std::string Compare(const StudyPlan& plan, const std::vector<Measured>& all, size_t begin,
+                    size_t end, size_t& slowest) {
+  size_t best = end;
+  double least = 0, most = 0;
+  for (size_t i = begin; i < end; ++i) {
+    if (all[i].rounds.empty()) continue;
+    const double time = Median(Values(all[i], &Sample::time_us));
+    if (best == end || time < least) best = i, least = time;
+    if (time > most) slowest = i, most = time;
+  }
+  if (best == end || best == slowest) return "";
+  return fmt::format("Quickest: {} with {:.1f} us; slowest: {} with {:.1f} us ({:.2f} times). ",
+                     plan.points[best].label, least, plan.points[slowest].label, most,
+                     most / least);
+}
+
+std::string Answer(const StudyPlan& plan, const std::vector<Measured>& all, size_t& slowest) {
+  std::string text;
+  // Other sizes or worlds are other questions.
+  for (size_t begin = 0; begin < all.size();) {
+    size_t end = begin + 1;
+    while (end < all.size() && plan.points[end].bytes == plan.points[begin].bytes &&
+           plan.points[end].ranks == plan.points[begin].ranks) {
+      ++end;
+    }
+    text += Compare(plan, all, begin, end, slowest);
+    begin = end;
+  }
+  if (all[slowest].run && !all[slowest].run->findings.empty()) {
+    text += fmt::format("With {}, {} ", plan.points[slowest].label,
+                        all[slowest].run->findings.front().sentence);
+  }
+  return text + std::string(plan.lesson);
+}
+
+}  // namespace
+
+absl::StatusOr<analysis::Study> RunStudy(const StudyPlan& plan, const StudyOptions& options) {
+  if (plan.measure != nullptr) return plan.measure(options);
+  std::vector<Measured> all(plan.points.size());
+  int done = 0;
+  const int programs = static_cast<int>(plan.points.size()) * options.rounds;
+  for (int round = 0; round < options.rounds; ++round) {
+    for (size_t i = 0; i < plan.points.size(); ++i, ++done) {
+      const StudyPoint& point = plan.points[i];
+      if (point.refused && round > 0) continue;
+      if (options.progress) {
+        options.progress(done, programs, fmt::format("{} {}", plan.varies, point.label));
+      }
+      const absl::Status measured = MeasureOnce(plan, point, options, all[i]);
+      if (!measured.ok()) return Annotate(measured, fmt::format("study {}", plan.name));
+    }
+  }
+
+  analysis::Study study;
+  study.name = plan.name;
+  study.question = plan.question;
+  size_t slowest = 0;
+  study.answer = Answer(plan, all, slowest);
+  study.table.columns = {
+      std::string(plan.varies), "time us", "min..max", "bus GB/s", "CPU s/GB", "most time in"};
+  analysis::Chart times{.kind = analysis::Chart::Kind::kLine,
+                        .title = "Time of one all-reduce",
+                        .x_label = std::string(plan.varies),
+                        .y_label = "us",
+                        .x = {},
+                        .series = {{"median of the rounds", {}, {}, {}}}};
+  analysis::Chart shares{.kind = analysis::Chart::Kind::kStackedBar,
+                         .title = "Where the ranks' time goes",
+                         .x_label = std::string(plan.varies),
+                         .y_label = "%",
+                         .x = {},
+                         .series = {}};
+  for (int i = 0; i < analysis::kClassCount; ++i) {
+    shares.series.push_back({std::string(LabelOf(static_cast<Class>(i))), {}, {}, {}});
+  }
+  double least = 0, most = 0;
+  for (size_t i = 0; i < all.size(); ++i) {
+    const StudyPoint& point = plan.points[i];
+    study.commands.push_back(CommandLine(plan, point, options));
+    if (!all[i].refusal.empty()) {
+      study.notes.push_back(
+          fmt::format("{} {} is refused: {}", plan.varies, point.label, all[i].refusal));
+      continue;
+    }
+    const std::vector<double> us = Values(all[i], &Sample::time_us);
+    const auto [low, high] = std::minmax_element(us.begin(), us.end());
+    const double middle = Median(us);
+    least = i == 0 ? middle : std::min(least, middle);
+    most = std::max(most, middle);
+    const Run& run = *all[i].run;
+    const auto& findings = run.findings;
+    study.table.rows.push_back(
+        {point.label, fmt::format("{:.1f}", middle), fmt::format("{:.0f}..{:.0f}", *low, *high),
+         fmt::format("{:.3f}", Median(Values(all[i], &Sample::bus_gbs))),
+         fmt::format("{:.2f}", Median(Values(all[i], &Sample::cpu_s_per_gb))),
+         findings.empty()
+             ? "-"
+             : fmt::format("{} {:.0f} %", LabelOf(findings[0].in), 100 * findings[0].share)});
+    times.x.push_back(point.label);
+    times.series[0].y.emplace_back(middle);
+    times.series[0].low.emplace_back(*low);
+    times.series[0].high.emplace_back(*high);
+    shares.x.push_back(point.label);
+    const std::vector<double> parts = Shares(run);
+    for (size_t k = 0; k < parts.size(); ++k) shares.series[k].y.emplace_back(100 * parts[k]);
+    for (const std::string& problem : run.problems) {
+      study.notes.push_back(fmt::format("{}: {}", point.label, problem));
+    }
+    if (plan.timeline && i == slowest) study.runs.push_back(std::move(*all[i].run));
+  }
+  times.log_y = most > 10 * least;
+  // Classes that nobody spent time in only fill the legend.
+  std::erase_if(shares.series, [](const analysis::Series& series) {
+    return std::all_of(series.y.begin(), series.y.end(),
+                       [](const auto& share) { return share.value_or(0) < 0.1; });
+  });
+  study.charts = {std::move(times), std::move(shares)};
+  return study;
+}
+
+}  // namespace gradwire::bench

@@ -1,0 +1,140 @@
+// gradwire study: one question each, measured, answered and drawn.
+#include <unistd.h>
+
+#include <algorithm>
+#include <cstdio>
+#include <filesystem>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "analysis/report/csv.h"
+#include "analysis/report/html.h"
+#include "analysis/report/json.h"
+#include "analysis/report/text.h"
+#include "bench/study/plan.h"
+#include "bench/study/runner.h"
+#include "cli/command.h"
+#include "cli/doctor_command.h"
+
+extern char** environ;
+
+namespace gradwire::cli {
+namespace {
+
+struct StudyCommand {
+  std::string name;
+  std::string out = "study";
+  std::string json;
+  int rounds = 3;
+  bool quick = false;
+  bool list = false;
+
+  int Run();
+  absl::StatusOr<analysis::Report> Measure(const std::vector<const bench::StudyPlan*>& plans);
+};
+
+std::string Footer() {
+  std::string text = "Studies:\n";
+  for (const bench::StudyPlan& plan : bench::AllStudies()) {
+    text += fmt::format("  {:<17} {}\n", plan.name, plan.question);
+  }
+  return text + "Example: gradwire study all --out study   # study/report.html";
+}
+
+// This process's variables, but for those of a launcher, and `more`.
+std::vector<std::string> EnvironmentWith(const std::vector<std::string>& more) {
+  std::vector<std::string> all;
+  for (char** entry = environ; *entry != nullptr; ++entry) all.emplace_back(*entry);
+  all.insert(all.end(), more.begin(), more.end());
+  return all;
+}
+
+absl::StatusOr<analysis::Report> StudyCommand::Measure(
+    const std::vector<const bench::StudyPlan*>& plans) {
+  std::error_code error;
+  std::filesystem::create_directories(out, error);
+  if (error) return ErrnoError(error.value(), "--out: cannot make the folder {}", out);
+  bench::StudyOptions options;
+  options.program = std::filesystem::read_symlink("/proc/self/exe", error).string();
+  if (error) return InternalError("/proc/self/exe: {}", error.message());
+  options.folder = out;
+  options.rounds = quick ? 1 : rounds;
+  options.scale = quick ? 0.25 : 1;
+  options.run =
+      [](const std::vector<std::string>& argv, std::chrono::milliseconds limit,
+         const std::vector<std::string>& environment) -> absl::StatusOr<bench::StudyProgram> {
+    GW_ASSIGN_OR_RETURN(CommandResult result,
+                        RunCommandWith(argv, limit, EnvironmentWith(environment)));
+    return bench::StudyProgram{result.exit_code, std::move(result.output)};
+  };
+  const bool terminal = isatty(STDERR_FILENO) != 0;
+  analysis::Report report;
+  report.title = "Gradwire studies";
+  for (const bench::StudyPlan* plan : plans) {
+    if (!terminal) fmt::print(stderr, "gradwire: study {}\n", plan->name);
+    options.progress = [&](int done, int all, const std::string& what) {
+      if (!terminal) return;
+      constexpr int kBar = 20;
+      const int filled = kBar * done / all;
+      fmt::print(stderr, "\r\033[K{} [{:#<{}}{:.<{}}] {:.40}", plan->name, "", filled, "",
+                 kBar - filled, what);
+      std::fflush(stderr);
+    };
+    absl::StatusOr<analysis::Study> study = bench::RunStudy(*plan, options);
+    if (terminal) fmt::print(stderr, "\r\033[K");
+    if (!study.ok()) return study.status();
+    std::fputs(analysis::FormatStudy(*study, {.colored = isatty(STDOUT_FILENO) != 0}).c_str(),
+               stdout);
+    std::fflush(stdout);
+    report.studies.push_back(*std::move(study));
+  }
+  return report;
+}
+
+int StudyCommand::Run() {
+  if (list || name.empty()) {
+    fmt::print("{}\n", Footer());
+    return name.empty() && !list ? kMisuse : kDone;
+  }
+  std::vector<const bench::StudyPlan*> plans;
+  for (const bench::StudyPlan& plan : bench::AllStudies()) {
+    if (name == "all" || name == plan.name) plans.push_back(&plan);
+  }
+  if (plans.empty()) {
+    return ReportError(
+        InvalidArgument("there is no study {}; `gradwire study --list` names them", name));
+  }
+  absl::StatusOr<analysis::Report> report = Measure(plans);
+  if (!report.ok()) return ReportError(report.status());
+  report->summary = fmt::format(
+      "{} studies of all-reduce on this machine, each configuration {} "
+      "{}, interleaved.",
+      report->studies.size(), quick ? 1 : rounds, quick || rounds == 1 ? "time" : "times");
+  const auto path = std::filesystem::path(out) / "report.html";
+  absl::Status written = analysis::WriteHtml(*report, path);
+  if (written.ok() && !json.empty()) written = analysis::WriteJson(*report, json);
+  if (!written.ok()) return ReportError(written);
+  fmt::print("Wrote {}\n", path.string());
+  return kDone;
+}
+
+}  // namespace
+
+void AddStudy(CLI::App& root, Action& action) {
+  auto command = std::make_shared<StudyCommand>();
+  CLI::App* app = root.add_subcommand(
+      "study", "ask one question of the pipeline, measure it, and draw the answer");
+  app->footer([] { return Footer(); });
+  app->add_option("name", command->name, "a study, or all");
+  app->add_option("--out", command->out, "folder for report.html")->capture_default_str();
+  app->add_option("--json", command->json, "also writes the results as JSON");
+  app->add_option("--rounds", command->rounds, "times that each configuration is run")
+      ->check(CLI::Range(1, 100))
+      ->capture_default_str();
+  app->add_flag("--quick", command->quick, "one round of a quarter of the calls");
+  app->add_flag("--list", command->list, "names the studies and ends");
+  app->callback([&action, command] { action = [command] { return command->Run(); }; });
+}
+
+}  // namespace gradwire::cli

@@ -1,0 +1,243 @@
+// Every cause by itself, from recordings made by hand: the right class, the right rank, the right
+// time, and no nanosecond twice or left out.
+#include <gmock/gmock.h>
+#include <gtest/gtest.h>
+
+#include "tests/unit/analysis/script.h"
+#include "tests/unit/training/temporary_folder.h"
+
+namespace gradwire::analysis {
+namespace {
+
+using telemetry::Kind;
+using telemetry::Need;
+using ::testing::HasSubstr;
+using ::testing::IsEmpty;
+using training::TemporaryFolder;
+
+// Microseconds of `in` that `rank` spent in the run's one operation.
+double Us(const Run& run, int rank, Class in) {
+  const auto& times = run.operations.front().ranks[static_cast<size_t>(rank)];
+  return static_cast<double>(times.total_ns[static_cast<size_t>(in)]) / 1e3;
+}
+
+Run Analysed(const Script& script) {
+  const TemporaryFolder folder;
+  auto run = script.Analysed(folder.path());
+  EXPECT_TRUE(run.ok()) << run.status();
+  if (!run.ok()) return {};
+  EXPECT_THAT(run->problems, IsEmpty());
+  for (const Operation& operation : run->operations) {
+    int64_t first = INT64_MAX, last = 0;
+    for (const RankTimes& rank : operation.ranks) {
+      int64_t now = rank.begin_ns;
+      for (const Interval& each : rank.intervals) {
+        EXPECT_EQ(each.begin_ns, now);
+        EXPECT_GT(each.end_ns, each.begin_ns);
+        now = each.end_ns;
+      }
+      EXPECT_EQ(now, rank.end_ns);
+      first = std::min(first, rank.begin_ns);
+      last = std::max(last, rank.end_ns);
+    }
+    int64_t now = first;
+    for (const PathStep& step : operation.critical) {
+      EXPECT_EQ(step.interval.begin_ns, now);
+      now = step.interval.end_ns;
+    }
+    EXPECT_EQ(now, last);
+  }
+  return *std::move(run);
+}
+
+// Rank 0 waits from 0 to 100 us for what rank 1 writes at `written`.
+Script Waiting(double written, double posted, double gone, double arrived,
+               const std::string& transport = "rdma", bool same_host = true) {
+  Script script(2, transport, same_host);
+  script.Operation(0, 0, 100);
+  script.Operation(1, 0, 100);
+  script.Wait(0, 0, arrived, 1);
+  script.Write(1, 0, written, posted, gone, arrived);
+  return script;
+}
+
+TEST(Attribution, ALateRankIsWaitedFor) {
+  Script script(2, "rdma");
+  script.Operation(0, 0, 2100);
+  script.Operation(1, 2000, 2100);
+  script.Wait(0, 5, 2050, 1);
+  script.Write(1, 0, 2010, 2010, 2020, 2050);
+  const auto run = Analysed(script);
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kLatePeer), 2005);
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kWire), 40);
+  ASSERT_FALSE(run.findings.empty());
+  EXPECT_EQ(run.findings[0].in, Class::kLatePeer);
+  EXPECT_EQ(run.findings[0].rank, 1);
+  EXPECT_EQ(run.findings[0].ns_per_operation, 2'000'000);
+  EXPECT_THAT(run.findings[0].sentence, HasSubstr("rank 1, which came late"));
+}
+
+TEST(Attribution, WhatAWaitIsForIsFollowedFromRankToRank) {
+  Script script(3, "rdma");
+  for (const int rank : {0, 1}) script.Operation(rank, 0, 500);
+  script.Operation(2, 300, 500);
+  script.Wait(0, 0, 450, 1);
+  script.Wait(1, 0, 350, 2);
+  script.Write(2, 1, 310, 310, 320, 350);
+  script.Write(1, 0, 360, 360, 370, 450);
+  const auto run = Analysed(script);
+  // Rank 1 only passes on what rank 2 brought too late.
+  const auto& waits = run.operations[0].ranks[0].intervals;
+  EXPECT_EQ(waits[0].in, Class::kLatePeer);
+  EXPECT_EQ(waits[0].peer, 2);
+  EXPECT_EQ(run.findings[0].in, Class::kLatePeer);
+  EXPECT_EQ(run.findings[0].rank, 2);
+}
+
+TEST(Attribution, ASlowReducerBoundsTheStep) {
+  Script script = Waiting(80, 80, 82, 90);
+  script.Add(1, Kind::kReduce, 2, 78, -1, 0, 4096);
+  const auto run = Analysed(script);
+  EXPECT_DOUBLE_EQ(Us(run, 1, Class::kReducing), 76);
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kLatePeer), 80);
+  EXPECT_EQ(run.findings[0].in, Class::kReducing);
+  EXPECT_EQ(run.findings[0].rank, 1);
+  EXPECT_EQ(run.findings[0].ns_per_operation, 76'000);
+}
+
+TEST(Attribution, AFullSendQueueIsToldFromALongChain) {
+  Script script = Waiting(10, 70, 72, 90);
+  EXPECT_DOUBLE_EQ(Us(Analysed(script), 0, Class::kPosting), 60);
+  script.Add(1, Kind::kQueueFull, 10, 10, 0);
+  const auto run = Analysed(script);
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kSendQueueFull), 60);
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kLatePeer), 10);
+  EXPECT_EQ(run.findings[0].in, Class::kSendQueueFull);
+  EXPECT_THAT(run.findings[0].advice, HasSubstr("--queue-depth"));
+}
+
+TEST(Attribution, AWriteWithoutACreditIsToldAtBothEnds) {
+  Script script = Waiting(60, 60, 62, 90);
+  script.Wait(1, 5, 60, 0, 0, Need::kCredit);
+  auto run = Analysed(script);
+  EXPECT_DOUBLE_EQ(Us(run, 1, Class::kNoCredit), 55);
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kNoCredit), 55);
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kLatePeer), 5);
+
+  // The same while it waits for something else as well.
+  script = Waiting(60, 60, 62, 90);
+  script.Wait(1, 5, 60, 0, 7, Need::kArrival, /*also_credit=*/true);
+  run = Analysed(script);
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kNoCredit), 55);
+}
+
+TEST(Attribution, AReceiverThatWasNotReadyIsNamed) {
+  Script script(2, "rdma");
+  for (const int rank : {0, 1}) {
+    script.Operation(rank, 0, 100, 1);
+    script.Add(rank, Kind::kDevice, 1000, 1000, -1, 0);
+    script.Operation(rank, 1000, 2000, 2);
+    script.Add(rank, Kind::kDevice, 2000, 2000, -1, rank == 1 ? 1 : 0);
+  }
+  // Usually 5 us on the wire, this time a NAK and a timer more.
+  script.Wait(0, 0, 16, 1, 0);
+  script.Write(1, 0, 10, 10, 11, 16, 0);
+  script.Wait(0, 1000, 1676, 1, 1);
+  script.Write(1, 0, 1010, 1010, 1011, 1676, 1);
+  const auto run = Analysed(script);
+  const auto& late = run.operations[1].ranks[0].total_ns;
+  EXPECT_EQ(late[static_cast<size_t>(Class::kReceiverNotReady)], 660'000);
+  EXPECT_EQ(late[static_cast<size_t>(Class::kWire)], 6'000);
+  EXPECT_EQ(run.findings[0].in, Class::kReceiverNotReady);
+  EXPECT_EQ(run.operations[0].ranks[0].total_ns[static_cast<size_t>(Class::kReceiverNotReady)], 0);
+}
+
+TEST(Attribution, WakeUpIsWhatWasSleptThroughAfterTheDataWereThere) {
+  // Mapped memory: there once posted.
+  Script script = Waiting(10, 10, 12, 90);
+  for (const int rank : {0, 1}) script.rank(rank).facts.memory_shared = true;
+  auto run = Analysed(script);
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kWakeUp), 78);
+  EXPECT_EQ(run.findings[0].in, Class::kWakeUp);
+  EXPECT_EQ(run.findings[0].rank, 0);
+
+  // By packets: the quickest transit is the wire's, and only sleep counts.
+  script = Waiting(10, 10, 12, 20);
+  script.Operation(0, 1000, 1100, 2);
+  script.Operation(1, 1000, 1100, 2);
+  script.Wait(0, 1000, 1090, 1, 1);
+  script.Write(1, 0, 1010, 1010, 1012, 1090, 1);
+  script.Add(0, Kind::kBlock, 1002, 1070);
+  run = Analysed(script);
+  const auto& slept = run.operations[1].ranks[0].total_ns;
+  EXPECT_EQ(slept[static_cast<size_t>(Class::kWakeUp)], 50'000);
+  EXPECT_EQ(slept[static_cast<size_t>(Class::kWire)], 30'000);
+}
+
+TEST(Attribution, TcpHasClassesOfItsOwn) {
+  // Not on one host: the kernel's receive side is part of the way.
+  Script script = Waiting(10, 0, 50, 90, "tcp", /*same_host=*/false);
+  for (const int rank : {0, 1}) script.rank(rank).facts.clock_error_ns = 0;
+  script.Add(0, Kind::kSystemCall, 85, 89, 1, 0, 4096, 1);
+  const auto run = Analysed(script);
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kLatePeer), 10);
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kSendBlocked), 40);
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kReceiveWait), 36);
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kSystemCalls), 4);
+}
+
+TEST(Attribution, WritesAreWaitedForToTheirEnd) {
+  Script script(2, "rdma");
+  script.Operation(0, 0, 100);
+  script.Operation(1, 0, 100);
+  script.Write(0, 1, 5, 40, 42, 60);
+  script.Wait(0, 5, 90, 1, 0, Need::kWritten);
+  const auto run = Analysed(script);
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kSendQueueFull), 35);
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kPosting), 2);
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kWire), 48);
+}
+
+TEST(Clocks, AreAlignedByWhatPassedBetweenThem) {
+  Script script(2, "rdma", /*same_host=*/false);
+  // Rank 1's clock is an hour and 7 us ahead.
+  const double ahead = 3.6e9 + 7;
+  script.Operation(0, 0, 100);
+  script.Operation(1, ahead, ahead + 100);
+  script.Add(0, Kind::kWrite, 10, 10, 1, 0, 64);
+  script.Add(1, Kind::kArrived, ahead + 12, ahead + 12, 0, 0, 64);  // 2 us on the way
+  script.Add(1, Kind::kWrite, ahead + 20, ahead + 20, 0, 0, 64);
+  script.Add(0, Kind::kArrived, 24, 24, 1, 0, 64);  // 4 us
+  const auto run = Analysed(script);
+  EXPECT_EQ(run.ranks[1].clock_error_ns, 3'000);
+  EXPECT_NEAR(static_cast<double>(run.ranks[1].clock_offset_ns) / 1e3, -ahead, 3);
+  EXPECT_LE(std::abs(run.operations[0].ranks[1].begin_ns - run.operations[0].ranks[0].begin_ns),
+            3'000);
+}
+
+TEST(Clocks, ThatNothingBindsOrThatDriftAreReported) {
+  const TemporaryFolder folder;
+  Script apart(2, "rdma", /*same_host=*/false);
+  apart.Operation(0, 0, 100);
+  apart.Operation(1, 0, 100);
+  auto run = apart.Analysed(folder.path());
+  ASSERT_TRUE(run.ok());
+  ASSERT_EQ(run->problems.size(), 1u);
+  EXPECT_THAT(run->problems[0], HasSubstr("clock of rank 1 cannot be aligned"));
+
+  // What arrives before it was sent, both ways, by 20 us.
+  Script drifting(2, "rdma", /*same_host=*/false);
+  drifting.Operation(0, 0, 100);
+  drifting.Operation(1, 0, 100);
+  drifting.Add(0, Kind::kWrite, 50, 50, 1, 0, 64);
+  drifting.Add(1, Kind::kArrived, 30, 30, 0, 0, 64);
+  drifting.Add(1, Kind::kWrite, 50, 50, 0, 0, 64);
+  drifting.Add(0, Kind::kArrived, 30, 30, 1, 0, 64);
+  run = drifting.Analysed(folder.path());
+  ASSERT_TRUE(run.ok());
+  ASSERT_EQ(run->problems.size(), 1u);
+  EXPECT_THAT(run->problems[0], HasSubstr("drifted by 40.0 us"));
+}
+
+}  // namespace
+}  // namespace gradwire::analysis
