@@ -1,20 +1,12 @@
 #include "parameter_server/convert.h"
 
 #include <array>
-#include <bit>
 #include <cstring>
+
+#include "collectives/simd.h"
 
 #if defined(__x86_64__)
 #include <immintrin.h>
-#endif
-
-// One binary for every x86-64 machine, as in the reduction kernels: the loops are compiled per
-// instruction set and the loader picks. Sanitizers run before the loader's choice can.
-#if defined(__x86_64__) && defined(__linux__) && !defined(__SANITIZE_ADDRESS__) && \
-    !defined(__SANITIZE_THREAD__)
-#define GW_CLONES __attribute__((target_clones("avx512f", "avx2", "default")))
-#else
-#define GW_CLONES
 #endif
 
 namespace gradwire::ps {
@@ -30,30 +22,19 @@ inline Half LoadHalf(const std::byte* at) {
 }
 inline void StoreHalf(std::byte* at, Half bits) { std::memcpy(at, &bits, sizeof(bits)); }
 
-// --- bfloat16: the upper half of a float32, so both ways are integer arithmetic ---
-
-inline float FromBfloat16(Half bits) {
-  return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16);
-}
-inline Half ToBfloat16(float value) {
-  const auto bits = std::bit_cast<uint32_t>(value);
-  const uint32_t rounded = bits + 0x7fff + (bits >> 16 & 1);
-  // Rounding must not carry a NaN's mantissa over into infinity.
-  const bool nan = (bits & 0x7fffffff) > 0x7f800000;
-  return static_cast<Half>((nan ? bits | 0x400000 : rounded) >> 16);
-}
+// --- bfloat16 ---
 
 GW_CLONES void PackBfloat16(const float* values, std::byte* bytes, size_t count) {
 #pragma GCC ivdep
-  for (size_t i = 0; i < count; ++i) StoreHalf(bytes + 2 * i, ToBfloat16(values[i]));
+  for (size_t i = 0; i < count; ++i) StoreHalf(bytes + 2 * i, FloatToBfloat16(values[i]));
 }
 GW_CLONES void UnpackBfloat16(const std::byte* bytes, float* values, size_t count) {
 #pragma GCC ivdep
-  for (size_t i = 0; i < count; ++i) values[i] = FromBfloat16(LoadHalf(bytes + 2 * i));
+  for (size_t i = 0; i < count; ++i) values[i] = Bfloat16ToFloat(LoadHalf(bytes + 2 * i));
 }
 GW_CLONES void AccumulateBfloat16(const std::byte* bytes, float* values, size_t count) {
 #pragma GCC ivdep
-  for (size_t i = 0; i < count; ++i) values[i] += FromBfloat16(LoadHalf(bytes + 2 * i));
+  for (size_t i = 0; i < count; ++i) values[i] += Bfloat16ToFloat(LoadHalf(bytes + 2 * i));
 }
 
 // --- float16 ---

@@ -159,10 +159,6 @@ void Shard::Remove(int64_t worker, const std::string& lost) {
 
 absl::Status Shard::Check(int64_t worker, const Request& request) const {
   GW_RETURN_IF_ERROR(failure_);
-  if (request.first > slices_.size() || request.count > slices_.size() - request.first) {
-    return MakeError(absl::StatusCode::kOutOfRange, "shard {} has {} slices, not {} from {} on",
-                     shard_, slices_.size(), request.count, request.first);
-  }
   const auto member = members_.find(worker);
   if (member == members_.end()) {
     return FailedPrecondition("worker {} is not a member of shard {}; it must join", worker,

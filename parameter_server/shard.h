@@ -99,8 +99,8 @@ class Shard {
   const absl::Status& failure() const { return failure_; }
 
   // --- Pushes ---
-  // Whether the request may come now. AlreadyExists for a step that is over, FailedPrecondition for
-  // a step out of order or before the first values, OutOfRange for slices that are not.
+  // Whether the request, whose slices are within slices(), may come now. AlreadyExists for a step
+  // that is over, FailedPrecondition for a step out of order or before the first values.
   absl::Status Check(int64_t worker, const Request& request) const;
   // Takes one slice of a request that passed Check(); `values` are its float32 elements.
   Taken Take(int64_t worker, const Request& request, uint32_t slice, std::span<const float> values);

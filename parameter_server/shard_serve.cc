@@ -346,7 +346,8 @@ bool ShardThread::Impl::ReadyToReply(Peer& peer, Pending& pending) {
   } else if (replica_ && request.op == Op::kPush &&
              options_.shard_options.consistency == Consistency::kBsp) {
     // A sum that the replica does not have could be lost: the push counts once it is applied.
-    for (uint32_t slice = range.first; slice < range.first + range.count; ++slice) {
+    for (; pending.applied < range.count; ++pending.applied) {
+      const uint32_t slice = range.first + pending.applied;
       if (shard_->Readable(slice, request.step)) continue;
       Block(peer, &pending, shard_->WaitsFor(slice, request.step));
       return false;
@@ -424,6 +425,10 @@ void ShardThread::Impl::TellReplica(const Request& request, std::span<const floa
   Outgoing& outgoing = replica_->queue.emplace_back();
   outgoing.request = request;
   outgoing.request.number = static_cast<uint32_t>(++replica_->queued);
+  if (!replica_->spare.empty()) {
+    outgoing.values = std::move(replica_->spare.back());
+    replica_->spare.pop_back();
+  }
   outgoing.values.assign(values.begin(), values.end());
 }
 
@@ -433,7 +438,7 @@ absl::Status ShardThread::Impl::FeedReplica() {
   Link& link = *replica.link;
   bool wrote = false;
   while (!replica.queue.empty() && link.credits() > 0) {
-    const Outgoing& next = replica.queue.front();
+    Outgoing& next = replica.queue.front();
     SendPool& pool = replica.header_sent ? *slices_ : *replies_;
     if (pool.empty()) break;
     const int buffer = pool.Take();
@@ -449,6 +454,7 @@ absl::Status ShardThread::Impl::FeedReplica() {
       continue;
     }
     replica.header_sent = false;
+    if (next.request.count > 0) replica.spare.push_back(std::move(next.values));
     replica.queue.pop_front();
   }
   return wrote ? link.Settle() : absl::OkStatus();

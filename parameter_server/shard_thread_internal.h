@@ -43,6 +43,7 @@ class ShardThread::Impl {
     uint32_t expected = 0;         // slices that come with it
     uint32_t received = 0;         // of them
     uint32_t sent = 0;             // slices pulled
+    uint32_t applied = 0;          // slices of a push that have been seen to be applied
     int64_t min_clock = 0;         // when the first slice was sent
     std::optional<uint64_t> mark;  // what the replica must have before the reply; empty: not known
     Deadline blocked_since{};
@@ -83,6 +84,7 @@ class ShardThread::Impl {
     Link* link = nullptr;
     std::string who;
     std::deque<Outgoing> queue;
+    std::vector<std::vector<float>> spare;  // values of what has left the queue, to be used again
     std::deque<Sent> sending;
     bool header_sent = false;  // of the first of the queue
     uint64_t queued = 0;       // requests told so far; the low 32 bits are the last one's number

@@ -1,6 +1,7 @@
 #include "transport/file_io.h"
 
 #include <fcntl.h>
+#include <signal.h>
 #include <sys/stat.h>
 #include <unistd.h>
 #include <zlib.h>
@@ -12,6 +13,27 @@
 #include <memory>
 
 namespace gradwire {
+namespace {
+
+// write(2), where a file beyond the process's limit (RLIMIT_FSIZE) is an error as a full disk is.
+// The signal that comes with it, which would end the process, goes to the thread that writes.
+ssize_t WriteWithinLimit(int fd, ConstBytes bytes) {
+  sigset_t beyond, before;
+  sigemptyset(&beyond);
+  sigaddset(&beyond, SIGXFSZ);
+  pthread_sigmask(SIG_BLOCK, &beyond, &before);
+  const ssize_t written = write(fd, bytes.data(), bytes.size());
+  const int error = errno;
+  if (written < 0 && error == EFBIG) {
+    const timespec now{};
+    sigtimedwait(&beyond, nullptr, &now);
+  }
+  pthread_sigmask(SIG_SETMASK, &before, nullptr);
+  errno = error;
+  return written;
+}
+
+}  // namespace
 
 absl::StatusOr<std::vector<uint8_t>> ReadFile(const std::filesystem::path& path, uint64_t limit) {
   std::error_code error;
@@ -160,7 +182,7 @@ AtomicFile::~AtomicFile() {
 
 absl::Status AtomicFile::Append(ConstBytes bytes) {
   while (!bytes.empty()) {
-    const ssize_t written = write(fd_, bytes.data(), bytes.size());
+    const ssize_t written = WriteWithinLimit(fd_, bytes);
     if (written < 0 && errno == EINTR) continue;
     if (written < 0) return ErrnoError(errno, "{}: cannot write", path_.string());
     bytes = bytes.subspan(static_cast<size_t>(written));

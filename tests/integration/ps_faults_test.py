@@ -12,123 +12,35 @@ import argparse
 import os
 import random
 import re
+import resource
 import signal
 import subprocess
 import sys
-import threading
+import tempfile
 import time
 import unittest
 
 import harness
+from ps_processes import Job, Process, Training
 
-PS_WORKER = os.environ.get("GWTEST_PS_WORKER", "")
 RUNS = int(os.environ.get("GWTEST_PS_FAULTS", "6"))
-ELEMENTS = 100_000
 LIMIT = 60  # seconds for a run: nothing may hang
 
 
-class Process:
-    """A program whose output is read as it comes."""
+class Rendezvous:
+    """`gradwire rendezvous`, a meeting point of its own."""
 
-    def __init__(self, command, env):
-        self.child = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                                      env=harness.environment(env), text=True)
-        self.lines = []
-        self.errors = []
-        self.changed = threading.Condition()
-        self.readers = [threading.Thread(target=self._read, args=pair, daemon=True)
-                        for pair in ((self.child.stdout, self.lines), (self.child.stderr, self.errors))]
-        for reader in self.readers:
-            reader.start()
-
-    def _read(self, stream, into):
-        for line in stream:
-            with self.changed:
-                into.append(line.rstrip("\n"))
-                self.changed.notify_all()
-
-    def wait_for(self, pattern, limit):
-        """The first match in stdout; None when it does not come."""
-        end = time.monotonic() + limit
-        with self.changed:
-            while True:
-                for line in self.lines:
-                    match = re.search(pattern, line)
-                    if match:
-                        return match
-                if time.monotonic() > end or self.child.poll() is not None:
-                    return None
-                self.changed.wait(0.1)
-
-    def acked(self):
-        with self.changed:
-            return sum(line.startswith("acked ") for line in self.lines)
-
-    def kill(self, how=signal.SIGKILL):
-        if self.child.poll() is None:
-            self.child.send_signal(how)
-
-    def end(self, limit):
-        """The exit code; None for a process that had to be killed for not ending."""
-        try:
-            code = self.child.wait(max(0.1, limit))
-        except subprocess.TimeoutExpired:
-            self.child.kill()
-            self.child.wait()
-            code = None
-        for reader in self.readers:
-            reader.join(5)
-        return code
-
-    def text(self):
-        return "\n".join(self.lines[-5:] + self.errors[-8:])
-
-
-class Job:
-    """Servers and workers of one run."""
-
-    def __init__(self, rng, transport, servers, consistency, replica, workers=3, on_loss="fail"):
-        self.rng = rng
-        self.env = {
-            "GRADWIRE_TRANSPORT": transport,
-            "GRADWIRE_HEARTBEAT_TIMEOUT": "3s",
-            "GRADWIRE_HEARTBEAT_INTERVAL": "200ms",
-            "GRADWIRE_OP_TIMEOUT": "30s",
-            "GRADWIRE_SOCKET_INTERFACE": "lo",
-        }
-        self.ports = harness.free_ports(servers)
-        self.addresses = ",".join("127.0.0.1:%d" % port for port in self.ports)
-        self.servers = []
-        for index, port in enumerate(self.ports):
-            command = [harness.PROGRAM, "ps", "serve", "--address", "127.0.0.1",
-                       "--port", str(port), "--index", str(index), "--of", str(servers),
-                       "--consistency", consistency, "--optimizer", "sgd", "--lr", "1",
-                       "--slice-bytes", "16K"]
-            if consistency == "bsp":
-                command += ["--workers", str(workers), "--on-loss", on_loss]
-            if consistency == "ssp":
-                command += ["--staleness", "2"]
-            if replica:
-                command += ["--replica", "--peers", self.addresses]
-            self.servers.append(Process(command, self.env))
-        self.workers = []
-
-    def add_worker(self, number, steps, op, pause_us):
-        worker = Process([PS_WORKER, self.addresses, str(number), str(steps), str(ELEMENTS), op,
-                          str(pause_us)], self.env)
-        self.workers.append(worker)
-        return worker
+    def __init__(self, test):
+        self.process = Process([harness.PROGRAM, "rendezvous", "--port", "0", "--address",
+                                "127.0.0.1"], {})
+        found = self.process.wait_for(r"listening on (127\.0\.0\.1:\d+)$", 20)
+        test.assertTrue(found, self.process.text())
+        self.address = found.group(1)
 
     def close(self):
-        for process in self.servers + self.workers:
-            process.kill(signal.SIGCONT)
-            process.kill()
-            process.end(5)
-
-    def everything(self):
-        return "\n".join("--- %s %d\n%s" % (kind, i, p.text())
-                         for kind, group in (("server", self.servers), ("worker", self.workers))
-                         for i, p in enumerate(group))
+        self.process.kill(signal.SIGCONT)
+        self.process.kill()
+        self.process.end(5)
 
 
 def values(worker):
@@ -234,6 +146,199 @@ def bsp_loses_a_worker(test, rng, transport):
         job.close()
 
 
+def rendezvous_waits(test, rng, transport, how):
+    """What holds the rendezvous dies or freezes while ranks wait for the last: they name it."""
+    hosted = rng.random() < 0.5
+    rendezvous = None if hosted else Rendezvous(test)
+    job = Training(transport, 4, rendezvous=rendezvous.address if rendezvous else "")
+    try:
+        job.start(3)
+        time.sleep(0.5 + rng.random())
+        victim = job.ranks[0] if hosted else rendezvous.process
+        victim.kill(how)
+        end = time.monotonic() + LIMIT
+        # Who waits to join has no name for it but its address.
+        name = job.env["MASTER_PORT"] if hosted else rendezvous.address
+        for rank in job.ranks:
+            if rank is victim:
+                continue
+            test.assertEqual(rank.end(end - time.monotonic()), 1, job.everything())
+            test.assertRegex(rank.text(), "gradwire: .*rendezvous .*%s" % name)
+    finally:
+        job.close()
+        if rendezvous:
+            rendezvous.close()
+
+
+def rendezvous_starts(test, rng, transport, how):
+    """The rendezvous dies or freezes at any moment from joining to the first steps: every rank ends,
+    well or with a line that names somebody."""
+    rendezvous = Rendezvous(test)
+    job = Training(transport, 3, "--epochs", 20, rendezvous=rendezvous.address)
+    try:
+        job.start(3)
+        time.sleep(rng.random() * 0.7)
+        rendezvous.process.kill(how)
+        end = time.monotonic() + LIMIT
+        for number, rank in enumerate(job.ranks):
+            code = rank.end(end - time.monotonic())
+            test.assertIn(code, (0, 1), "rank %d\n%s" % (number, job.everything()))
+            if code == 1:
+                test.assertRegex(rank.text(), r"gradwire: .*(rendezvous |server \d|worker \d)",
+                                 job.everything())
+    finally:
+        job.close()
+        rendezvous.close()
+
+
+def rendezvous_is_behind(test, rng, transport, how):
+    """The rendezvous dies or freezes when training has begun: nobody notices."""
+    rendezvous = Rendezvous(test)
+    consistency = rng.choice(["bsp", "ssp", "asp"])
+    job = Training(transport, 4, "--servers", 2, "--consistency", consistency, "--epochs", 1_000_000,
+                   rendezvous=rendezvous.address)
+    try:
+        job.start(4)
+        begun = job.ranks[0].wait_for(r"epoch +%d/" % rng.randrange(1, 20), 30)
+        test.assertTrue(begun, job.everything())
+        rendezvous.process.kill(how)
+        time.sleep(2.5)  # more than the heartbeat timeout twice
+        lines = len(job.ranks[0].lines)
+        time.sleep(0.5)
+        for rank in job.ranks:
+            test.assertIsNone(rank.child.poll(), job.everything())
+            test.assertEqual(rank.errors, [], job.everything())
+        test.assertGreater(len(job.ranks[0].lines), lines, job.everything())
+    finally:
+        job.close()
+        rendezvous.close()
+
+
+def host_is_behind(test, rng, transport, how):
+    """Rank 0, which hosted the rendezvous, dies or freezes in mid-run: it counts as any worker."""
+    consistency = rng.choice(["bsp", "ssp", "asp"])
+    job = Training(transport, 4, "--consistency", consistency, "--epochs", 300)
+    try:
+        job.start(4)
+        begun = job.ranks[0].wait_for(r"epoch +%d/" % rng.randrange(1, 20), 30)
+        test.assertTrue(begun, job.everything())
+        job.ranks[0].kill(how)
+        end = time.monotonic() + LIMIT
+        for rank in job.ranks[1:]:
+            code = rank.end(end - time.monotonic())
+            test.assertEqual(code, 1 if consistency == "bsp" else 0, job.everything())
+            if code == 1:
+                test.assertRegex(rank.text(), r"gradwire: rank \d: .*worker 0\b.* lost")
+    finally:
+        job.close()
+
+
+def complete(folder):
+    """The steps of the complete checkpoints in `folder`."""
+    try:
+        return sorted(int(name[5:]) for name in os.listdir(folder)
+                      if os.path.exists(os.path.join(folder, name, "checkpoint.json")))
+    except FileNotFoundError:
+        return []
+
+
+def limit_files(processes, limit):
+    for process in processes:
+        try:
+            resource.prlimit(process.child.pid, resource.RLIMIT_FSIZE,
+                             (limit, resource.RLIM_INFINITY))
+        except ProcessLookupError:
+            pass  # it has ended
+
+
+def spoil(rng, folder, writers):
+    """From now on `writers` cannot write checkpoints into `folder`; returns how to undo it, and
+    what they must say."""
+    if rng.random() < 0.5:
+        limit_files(writers, 1000)
+        return lambda: limit_files(writers, resource.RLIM_INFINITY), "cannot write: File too large"
+    away = folder + ".away"
+    os.rename(folder, away)
+    with open(folder, "w"):
+        pass  # a file where the folder was
+
+    def undo():
+        os.remove(folder)
+        os.rename(away, folder)
+    return undo, "Not a directory|No such file"
+
+
+def checkpoints_fail(test, rng, transport):
+    """Servers cannot write checkpoints any more: training goes on, the last one stays whole."""
+    with tempfile.TemporaryDirectory() as parent:
+        folder = os.path.join(parent, "checkpoints")
+        job = Training(transport, 4, "--servers", 2, "--epochs", 1_000_000, "--checkpoint", folder,
+                       "--checkpoint-every", rng.choice([20, 100]), "--consistency",
+                       rng.choice(["bsp", "ssp"]))
+        again = None
+        try:
+            job.start(4)
+            servers = job.ranks[2:]
+            test.assertTrue(harness.eventually(lambda: complete(folder), 30), job.everything())
+            undo, why = spoil(rng, folder, servers)
+            warned = harness.eventually(
+                lambda: any(re.search(why, line) for s in servers for line in s.errors), 30)
+            test.assertTrue(warned, job.everything())
+            lines = len(job.ranks[0].lines)
+            test.assertTrue(harness.eventually(lambda: len(job.ranks[0].lines) > lines, 10))
+            text = "\n".join(servers[0].errors + servers[1].errors)
+            test.assertRegex(text, r"checkpoint: %s.*(%s)" % (re.escape(folder), why))
+            kept = complete(folder if os.path.isdir(folder) else folder + ".away")
+            test.assertTrue(kept, job.everything())
+            undo()
+            # With room again, so are checkpoints.
+            test.assertTrue(harness.eventually(lambda: (complete(folder) or [0])[-1] > kept[-1], 30),
+                            "none after step %d\n%s" % (kept[-1], job.everything()))
+            undo, why = spoil(rng, folder, servers)
+            time.sleep(0.5)
+            for rank in job.ranks:
+                test.assertIsNone(rank.child.poll(), job.everything())
+            job.close()
+            undo()
+            kept = complete(folder)
+            test.assertTrue(kept)
+            # The newest of them is whole: read into one file, and trained on.
+            newest = os.path.join(folder, "step-%06d" % kept[-1])
+            export = subprocess.run([harness.PROGRAM, "ps", "export", newest,
+                                     os.path.join(parent, "model.safetensors")],
+                                    env=harness.environment(), capture_output=True, timeout=30)
+            test.assertEqual(export.returncode, 0, export.stderr)
+            epochs = kept[-1] // 23 + 2
+            again = Training(transport, 3, "--epochs", epochs, "--restore", folder)
+            again.start(3)
+            end = time.monotonic() + LIMIT
+            for rank in again.ranks:
+                test.assertEqual(rank.end(end - time.monotonic()), 0, again.everything())
+            test.assertIn("from step %d" % kept[-1], "\n".join(again.ranks[0].lines))
+        finally:
+            job.close()
+            if again:
+                again.close()
+
+
+def no_folder(test, rng, transport):
+    """A folder that cannot be written ends a job before its first step; the line names it."""
+    with tempfile.TemporaryDirectory() as parent:
+        blocked = os.path.join(parent, "file")
+        with open(blocked, "w"):
+            pass
+        folder = os.path.join(blocked, "checkpoints")
+        job = Training(transport, 4, "--servers", rng.choice([1, 2]), "--checkpoint", folder)
+        try:
+            job.start(4)
+            end = time.monotonic() + LIMIT
+            for rank in job.ranks:
+                test.assertEqual(rank.end(end - time.monotonic()), 1, job.everything())
+            test.assertRegex(job.everything(), r"gradwire: rank \d: .*" + re.escape(folder))
+        finally:
+            job.close()
+
+
 def server_dies_alone(test, rng, transport):
     """Without replicas a dead server ends the workers, with its address and a remedy."""
     job = Job(rng, transport, 2, "asp", replica=False)
@@ -260,6 +365,16 @@ SCENARIOS = [
     ("worker frozen", lambda t, r, x: worker_dies(t, r, x, signal.SIGSTOP), 1),
     ("worker killed, bsp", bsp_loses_a_worker, 1),
     ("server killed, no replica", server_dies_alone, 1),
+    ("rendezvous killed", lambda t, r, x: rendezvous_waits(t, r, x, signal.SIGKILL), 1),
+    ("rendezvous frozen", lambda t, r, x: rendezvous_waits(t, r, x, signal.SIGSTOP), 1),
+    ("rendezvous killed, start", lambda t, r, x: rendezvous_starts(t, r, x, signal.SIGKILL), 1),
+    ("rendezvous frozen, start", lambda t, r, x: rendezvous_starts(t, r, x, signal.SIGSTOP), 1),
+    ("rendezvous killed, run", lambda t, r, x: rendezvous_is_behind(t, r, x, signal.SIGKILL), 1),
+    ("rendezvous frozen, run", lambda t, r, x: rendezvous_is_behind(t, r, x, signal.SIGSTOP), 1),
+    ("host killed, run", lambda t, r, x: host_is_behind(t, r, x, signal.SIGKILL), 1),
+    ("host frozen, run", lambda t, r, x: host_is_behind(t, r, x, signal.SIGSTOP), 1),
+    ("checkpoints fail", checkpoints_fail, 2),
+    ("no folder", no_folder, 1),
 ]
 
 
@@ -282,6 +397,22 @@ class PsFaultsTest(unittest.TestCase):
         for seed in range(RUNS):
             with self.subTest(seed=seed):
                 one(self, 100 + seed, "rdma")
+
+    def each(self, *names):
+        """Every scenario whose name begins with one of `names`."""
+        for name, run, _ in SCENARIOS:
+            if name.startswith(names):
+                with self.subTest(name):
+                    run(self, random.Random(name), "tcp")
+
+    def test_rendezvous_is_lost(self):
+        self.each("rendezvous ")
+
+    def test_host_of_the_rendezvous_is_lost(self):
+        self.each("host ")
+
+    def test_checkpoints_cannot_be_written(self):
+        self.each("checkpoints fail", "no folder")
 
 
 def main():

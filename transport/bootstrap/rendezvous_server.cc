@@ -2,7 +2,6 @@
 
 #include <grpcpp/alarm.h>
 #include <grpcpp/grpcpp.h>
-#include <spdlog/spdlog.h>
 
 #include <condition_variable>
 #include <deque>
@@ -237,36 +236,17 @@ class RendezvousServer::Impl::Call final : public internal::Channel {
 
 absl::Status RendezvousServer::Impl::Start() {
   GW_ASSIGN_OR_RETURN(
-      auto credentials,
-      internal::ServerCredentials({options_.tls_ca, options_.tls_cert, options_.tls_key}));
-  GW_RETURN_IF_ERROR(internal::CheckPort("rendezvous", options_.address, options_.port,
-                                         "MASTER_PORT or rendezvous port"));
-  const std::string target = internal::ListenTarget(options_.address, options_.port);
-  grpc::ServerBuilder builder;
-  builder.AddListeningPort(target, credentials, &port_);
-  builder.RegisterService(&service_);
-  builder.SetMaxReceiveMessageSize(internal::kMaxMessageBytes);
-  // gRPC's default lets a second server share the port silently and take half of the ranks.
-  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
-  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, 16);
-  queue_ = builder.AddCompletionQueue();
-  server_ = builder.BuildAndStart();
-  if (server_ == nullptr || port_ == 0) {
-    // Queues are shut down and drained before they are destroyed.
-    if (server_ != nullptr) server_->Shutdown(std::chrono::system_clock::now());
-    queue_->Shutdown();
-    void* tag = nullptr;
-    bool ok = false;
-    while (queue_->Next(&tag, &ok)) {
-    }
-    return Unavailable("rendezvous: cannot listen on {}; was the port taken a moment ago?", target);
-  }
-  if (options_.tls_cert.empty() && !internal::IsLoopback(options_.address)) {
-    spdlog::warn(
-        "rendezvous on port {} is open to the network without TLS: anyone who reaches it can read "
-        "the job's token; give --tls-cert and --tls-key, and --tls-ca for mutual TLS",
-        port_);
-  }
+      internal::Listening listening,
+      internal::Listen(service_, {.name = "rendezvous",
+                                  .address = options_.address,
+                                  .port = options_.port,
+                                  .port_setting = "MASTER_PORT or rendezvous port",
+                                  .tls = {options_.tls_ca, options_.tls_cert, options_.tls_key},
+                                  .max_message_bytes = internal::kMaxMessageBytes,
+                                  .max_streams = 16}));
+  port_ = listening.port;
+  queue_ = std::move(listening.queue);
+  server_ = std::move(listening.server);
   if (!options_.only_job.empty()) {
     jobs_.emplace(options_.only_job,
                   std::make_shared<Job>(options_.only_job, options_.token, options_.world_size,

@@ -1,13 +1,20 @@
 #include <arpa/inet.h>
+#include <grpcpp/grpcpp.h>
 #include <netinet/in.h>
 #include <openssl/crypto.h>
+#include <spdlog/spdlog.h>
 #include <sys/socket.h>
 #include <unistd.h>
+
+#include <utility>
 
 #include "transport/bootstrap/service_internal.h"
 
 namespace gradwire::internal {
+namespace {
 
+// Whether `port` of `address` (numeric; empty: all) can be listened on: gRPC itself tells only its
+// log why not.
 absl::Status CheckPort(std::string_view service, const std::string& address, int port,
                        std::string_view remedy) {
   if (port < 0 || port > 65535) {
@@ -53,6 +60,7 @@ absl::Status CheckPort(std::string_view service, const std::string& address, int
                     address.empty() ? "any address," : address, port);
 }
 
+// Where to listen, in gRPC's form: "[::]:4000".
 std::string ListenTarget(const std::string& address, int port) {
   const std::string where = address.empty() ? "::" : address;
   return where.find(':') == std::string::npos ? fmt::format("{}:{}", where, port)
@@ -61,6 +69,42 @@ std::string ListenTarget(const std::string& address, int port) {
 
 bool IsLoopback(const std::string& address) {
   return address == "::1" || address.rfind("127.", 0) == 0;
+}
+
+}  // namespace
+
+absl::StatusOr<Listening> Listen(grpc::Service& service, const ListenOptions& options) {
+  GW_ASSIGN_OR_RETURN(auto credentials, ServerCredentials(options.tls));
+  GW_RETURN_IF_ERROR(CheckPort(options.name, options.address, options.port, options.port_setting));
+  const std::string target = ListenTarget(options.address, options.port);
+  Listening listening;
+  grpc::ServerBuilder builder;
+  builder.AddListeningPort(target, credentials, &listening.port);
+  builder.RegisterService(&service);
+  builder.SetMaxReceiveMessageSize(options.max_message_bytes);
+  // gRPC's default lets a second server share the port silently and take half of the callers.
+  builder.AddChannelArgument(GRPC_ARG_ALLOW_REUSEPORT, 0);
+  builder.AddChannelArgument(GRPC_ARG_MAX_CONCURRENT_STREAMS, options.max_streams);
+  listening.queue = builder.AddCompletionQueue();
+  listening.server = builder.BuildAndStart();
+  if (listening.server == nullptr || listening.port == 0) {
+    // Queues are shut down and drained before they are destroyed.
+    if (listening.server != nullptr) listening.server->Shutdown(std::chrono::system_clock::now());
+    listening.queue->Shutdown();
+    void* tag = nullptr;
+    bool ok = false;
+    while (listening.queue->Next(&tag, &ok)) {
+    }
+    return Unavailable("{}: cannot listen on {}; was the port taken a moment ago?", options.name,
+                       target);
+  }
+  if (options.tls.cert.empty() && !IsLoopback(options.address)) {
+    spdlog::warn(
+        "{} on port {} is open to the network without TLS: anyone who reaches it can read the "
+        "job's token; give --tls-cert and --tls-key, and --tls-ca for mutual TLS",
+        options.name, listening.port);
+  }
+  return listening;
 }
 
 bool SameSecret(const std::string& a, const std::string& b) {
