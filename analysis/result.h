@@ -110,6 +110,8 @@ struct Model {
   double beta_us_per_mb = 0;   // per MB (decimal) over a link
   double gamma_us_per_mb = 0;  // per MB reduced
   double error = 0;            // median relative error over the operations of the fit
+  // Whether reductions hide behind the wire, as where a device moves the bytes. Else all adds up.
+  bool overlaps = false;
   struct Point {
     std::string what;
     uint64_t bytes = 0;
@@ -118,6 +120,7 @@ struct Model {
     double predicted_us = 0;
   };
   std::vector<Point> points;
+  std::vector<std::string> notes;  // what the samples could not tell, in sentences
 };
 
 struct Machine {

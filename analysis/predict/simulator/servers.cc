@@ -1,0 +1,96 @@
+// A bulk-synchronous step of parameter servers with one shard each: a request, slices pushed as
+// credits allow, summed by the order of the workers' numbers, updated, and pulled by all as soon as
+// they are there; a reply ends the step. A shard that could sum a later slice while it waits for a
+// worker's earlier one does not do so here: all workers begin at once, so the waits are short.
+#include <algorithm>
+#include <cmath>
+
+#include "analysis/predict/simulator/schedules.h"
+
+namespace gradwire::analysis {
+namespace {
+
+constexpr double kRequest = 64;  // bytes
+constexpr double kReply = 64;
+
+struct Shape {
+  int workers = 0;
+  int servers = 0;
+  uint64_t slices = 0;  // of a shard, that are simulated
+  double share = 0;     // bytes of a shard
+  double slice = 0;
+
+  double Length(uint64_t index) const {
+    return std::min(slice, share - static_cast<double>(index) * slice);
+  }
+};
+
+struct Worker {
+  std::vector<End*> shards;
+
+  void Run(const Shape& shape) const {
+    const uint64_t all = shape.slices + 1;  // and the request, or the reply
+    std::vector<uint64_t> sent(shards.size()), received(shards.size());
+    const auto pump = [&](size_t shard) {
+      for (; sent[shard] < all && shards[shard]->credits() > 0; ++sent[shard]) {
+        shards[shard]->Write(sent[shard] == 0 ? kRequest : shape.Length(sent[shard] - 1));
+      }
+    };
+    for (size_t shard = 0; shard < shards.size(); ++shard) pump(shard);
+    for (uint64_t left = all * shards.size(); left > 0;) {
+      const size_t shard = End::WaitAny(shards);
+      while (received[shard] < all && shards[shard]->HasArrival()) {
+        shards[shard]->Receive();
+        ++received[shard];
+        --left;
+      }
+      pump(shard);
+    }
+  }
+};
+
+struct Shard {
+  std::vector<End*> workers;
+
+  void Run(const Shape& shape, const Fabric& fabric) const {
+    for (End* worker : workers) worker->Receive();
+    for (uint64_t slice = 0; slice < shape.slices; ++slice) {
+      const double length = shape.Length(slice);
+      for (End* worker : workers) worker->Receive(length);
+      fabric.Reduce(length);  // the update
+      for (End* worker : workers) worker->Write(length);
+    }
+    for (End* worker : workers) worker->Write(kReply);
+    for (End* worker : workers) worker->AwaitWritten();
+  }
+};
+
+}  // namespace
+
+void RunParameterServer(Fabric& fabric) {
+  const Work& work = fabric.simulation().work;
+  Shape shape;
+  shape.servers = work.servers;
+  shape.workers = fabric.ranks() - work.servers;
+  shape.share = static_cast<double>(work.bytes) / work.servers;
+  shape.slice = std::min(static_cast<double>(work.slice_bytes), shape.share);
+  shape.slices = static_cast<uint64_t>(std::ceil(shape.share / shape.slice));
+  if (work.units != 0) shape.slices = std::min(shape.slices, work.units);
+  for (int worker = 0; worker < shape.workers; ++worker) {
+    Worker part;
+    for (int i = 0; i < shape.servers; ++i) {
+      part.shards.push_back(&fabric.Link(worker, shape.workers + i));
+    }
+    fabric.Start(worker, [part, shape] { part.Run(shape); });
+  }
+  for (int server = 0; server < shape.servers; ++server) {
+    Shard part;
+    const int rank = shape.workers + server;
+    for (int worker = 0; worker < shape.workers; ++worker) {
+      part.workers.push_back(&fabric.Link(rank, worker));
+    }
+    fabric.Start(rank, [part, shape, &fabric] { part.Run(shape, fabric); });
+  }
+}
+
+}  // namespace gradwire::analysis

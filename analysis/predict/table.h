@@ -1,0 +1,24 @@
+// Predictions for a reader, within 80 columns, and for programs.
+#pragma once
+
+#include <nlohmann/json.hpp>
+#include <span>
+#include <string>
+
+#include "analysis/predict/predictor.h"
+
+namespace gradwire::analysis {
+
+// What the network is like, in lines that start with '#', and the head of the table.
+std::string TableHead(const Network& network, const std::string& gamma_source);
+// The rows of one size; marks the fastest.
+std::string TableRows(std::span<const Prediction> predictions);
+
+nlohmann::ordered_json ToJson(const Prediction& prediction, bool best);
+
+// "1.23 ms": three digits with the unit that fits.
+std::string TimeText(double microseconds);
+// "64 MiB", or bytes.
+std::string SizeText(uint64_t bytes);
+
+}  // namespace gradwire::analysis
