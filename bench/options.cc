@@ -1,6 +1,7 @@
 #include "bench/options.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <array>
@@ -8,6 +9,7 @@
 #include <functional>
 #include <limits>
 
+#include "bench/model_gradients.h"
 #include "transport/settings.h"
 
 namespace gradwire::bench {
@@ -125,6 +127,21 @@ absl::StatusOr<double> ParseBandwidth(const std::string& text) {
 
 }  // namespace
 
+CLI::Option* AddBudgetFlag(CLI::App& command, double& budget, const std::string& help) {
+  return AddText(
+      command, "--budget", help, fmt::format("{}", budget), [&budget](const std::string& text) {
+        if (!CLI::detail::lexical_cast(text, budget) || !(budget > 0 && budget <= 3600)) {
+          throw CLI::ValidationError("--budget", text + " is not a time in 0..3600 seconds");
+        }
+      });
+}
+
+CLI::Option* AddSizeListFlag(CLI::App& command, std::vector<int64_t>& sizes,
+                             const std::string& help) {
+  return AddText(command, "--sizes", help, "",
+                 [&sizes](const std::string& list) { sizes = ParseSizes(list); });
+}
+
 void AddSweepFlags(CLI::App& command, Options& options) {
   AddBytes(command, "-b,--minbytes", options.min_bytes, "smallest size; K, M and G are binary",
            Shown(options.min_bytes));
@@ -132,8 +149,7 @@ void AddSweepFlags(CLI::App& command, Options& options) {
   AddBytes(command, "-i,--stepbytes", options.step_bytes, "bytes between sizes", "1M");
   AddNumber(command, "-f,--stepfactor", options.step_factor, 1, 1 << 20,
             "factor between sizes, instead of -i; 1: off");
-  AddText(command, "--sizes", "sizes as a comma list, instead of -b -e -i -f", "",
-          [&options](const std::string& list) { options.sizes = ParseSizes(list); });
+  AddSizeListFlag(command, options.sizes, "sizes as a comma list, instead of -b -e -i -f");
   AddNumber(command, "-n,--iters", options.iterations, 1, kMaxCalls, "timed calls per row");
   AddNumber(command, "-w,--warmup_iters", options.warmups, 0, kMaxCalls, "untimed calls per row");
   AddNumber(command, "--ranks", options.ranks, 0, 4096,
@@ -192,17 +208,25 @@ void AddFlags(CLI::App& command, const CollectiveInfo& collective, Options& opti
     AddForeignFlags(command);
     return;
   }
-  const std::string group = "Comparison with other libraries (docs/bench.md)";
+  const std::string replay = "Gradients of a model (docs/bench.md)";
   command
-      .add_flag("--csv", options.csv, "one CSV row per size, by the method of bench/peers/run.sh")
-      ->group(group);
-  AddText(command, "--budget", "timed seconds per size with --csv", "0.3",
+      .add_option("--model", options.model,
+                  fmt::format("instead of sizes: all gradients of a training step, each tensor by\n"
+                              "itself and in buckets; {}",
+                              fmt::join(ModelNames(), "|")))
+      ->check(CLI::IsMember(std::vector<std::string>(ModelNames().begin(), ModelNames().end())))
+      ->option_text("MODEL")
+      ->group(replay);
+  AddText(command, "--bucket-bytes", "bytes of a bucket with --model", "25M",
           [&options](const std::string& text) {
-            double& budget = options.sampling.budget;
-            if (!CLI::detail::lexical_cast(text, budget) || !(budget > 0 && budget <= 3600)) {
-              throw CLI::ValidationError("--budget", text + " is not a time in 0..3600 seconds");
-            }
+            options.bucket_bytes = Bounded(
+                "--bucket-bytes", OrThrow(ParseByteSize(text), "--bucket-bytes"), 2, kMaxBytes);
           })
+      ->group(replay);
+  const std::string group = "Comparison with other libraries (docs/bench.md)";
+  command.add_flag("--csv", options.csv, "one CSV row per size, by the method of bench peers")
+      ->group(group);
+  AddBudgetFlag(command, options.sampling.budget, "timed seconds per size with --csv")
       ->group(group);
   command.add_option("--peer", options.sampling.label, "first column of the CSV")
       ->group(group)
@@ -234,6 +258,13 @@ absl::Status Validate(const Options& options, int ranks) {
   }
   if (options.csv && !options.report_file.empty()) {
     return InvalidArgument("--csv has no JSON report; leave out one of --csv and -J");
+  }
+  if (!options.model.empty()) {
+    if (options.csv) return InvalidArgument("--model has no CSV; leave out --csv");
+    if (options.types != std::vector{DataType::kFloat32} ||
+        options.ops != std::vector{ReduceOp::kSum} || options.cycles != 1) {
+      return InvalidArgument("--model replays sums of float, once; leave out -d, -o and -N");
+    }
   }
   if (options.checks > 0 || options.csv) {
     GW_RETURN_IF_ERROR(Pattern::Make(DataType::kFloat32, ReduceOp::kSum, ranks).status());

@@ -32,6 +32,10 @@ struct Options {
   // Buffers from Communicator::Allocate instead of ordinary memory.
   bool registered = false;
 
+  // --- Instead of sizes: the gradients of a model, all-reduce only ---
+  std::string model;  // of ModelNames(); empty: none
+  int64_t bucket_bytes = 25 << 20;
+
   // --- How often ---
   int64_t iterations = 20;
   int64_t warmups = 1;
@@ -50,6 +54,10 @@ struct Options {
   int64_t ranks = 0;  // local ranks to start; 0: this process is one rank of a job, or alone
 };
 
+// Flags that several subcommands have: --budget, --sizes.
+CLI::Option* AddBudgetFlag(CLI::App& command, double& budget, const std::string& help);
+CLI::Option* AddSizeListFlag(CLI::App& command, std::vector<int64_t>& sizes,
+                             const std::string& help);
 // Declares the flags that every benchmark has: sizes, iterations, local ranks.
 void AddSweepFlags(CLI::App& command, Options& options);
 // Declares the flags of `collective` on `command`; parsing writes to `options`, which outlives it.

@@ -1,13 +1,12 @@
 #include "bench/ps.h"
 
 #include <algorithm>
-#include <array>
 #include <cstring>
 #include <span>
+#include <type_traits>
 
 #include "bench/first_ranks.h"
 #include "bench/pattern.h"
-#include "bench/resources.h"
 #include "parameter_server/worker.h"
 
 namespace gradwire::bench {
@@ -37,13 +36,14 @@ std::string HostPort(const std::string& host, int port) {
                                              : fmt::format("[{}]:{}", host, port);
 }
 
-template <typename Call>
-absl::Status Timed(double& microseconds, double& cpu_seconds, const Call& call) {
-  const ResourceUse before = CurrentUse();
+// `mover` has the stats of what moves the call's data.
+template <typename Mover, typename Call>
+absl::Status Timed(double& microseconds, ResourceUse& used, const Mover& mover, const Call& call) {
+  const ResourceUse before = CurrentUse(mover.stats().transport);
   const Clock::time_point start = Clock::now();
   GW_RETURN_IF_ERROR(call());
   microseconds = Microseconds(Clock::now() - start);
-  cpu_seconds = (CurrentUse() - before).cpu_seconds;
+  used += CurrentUse(mover.stats().transport) - before;
   return absl::OkStatus();
 }
 
@@ -108,30 +108,37 @@ absl::StatusOr<PsRow> PsBench::Measure(size_t bytes) {
   return world_.rank() < workers_ ? Work(bytes, name) : Serve(bytes, name);
 }
 
-absl::Status PsBench::Total(const std::string& name, double cpu_push_pull, double cpu_all_reduce,
-                            double wrong, PsRow& row) {
-  const std::array<double, 3> mine = {cpu_push_pull, cpu_all_reduce, wrong};
+absl::Status PsBench::Total(const std::string& name, const ResourceUse& push_pull,
+                            const ResourceUse& all_reduce, double wrong, PsRow& row) {
+  struct Told {
+    ResourceUse push_pull, all_reduce;
+    double wrong = 0;
+  };
+  static_assert(std::is_trivially_copyable_v<Told>);
+  const Told mine = {push_pull, all_reduce, wrong};
   GW_ASSIGN_OR_RETURN(
       const auto all,
       world_.AllGather(name + "/results",
-                       std::string(reinterpret_cast<const char*>(mine.data()), sizeof(mine)), {},
+                       std::string(reinterpret_cast<const char*>(&mine), sizeof(mine)), {},
                        settings_.op_timeout));
-  std::array<double, 3> total = {};
+  Told total;
   for (size_t rank = 0; rank < all.size(); ++rank) {
-    std::array<double, 3> told;
+    Told told;
     if (all[rank].size() != sizeof(told)) {
       return ProtocolError("{} sent {} bytes of results instead of {}",
                            world_.peer(static_cast<int>(rank)).Describe(), all[rank].size(),
                            sizeof(told));
     }
-    std::memcpy(told.data(), all[rank].data(), sizeof(told));
-    for (size_t i = 0; i < total.size(); ++i) total[i] += told[i];
+    std::memcpy(&told, all[rank].data(), sizeof(told));
+    total.push_pull += told.push_pull;
+    total.all_reduce += told.all_reduce;
+    total.wrong += told.wrong;
   }
-  const double gigabytes =
-      static_cast<double>(row.bytes) * static_cast<double>(options_.sweep.iterations) / 1e9;
-  row.push_pull.cpu_seconds_per_gb = total[0] / gigabytes;
-  row.all_reduce.cpu_seconds_per_gb = total[1] / gigabytes;
-  if (options_.sweep.checks > 0) row.wrong = static_cast<int64_t>(total[2]);
+  const auto steps = static_cast<double>(options_.sweep.iterations);
+  const double gigabytes = static_cast<double>(row.bytes) * steps / 1e9;
+  row.push_pull.cost = CostOf(total.push_pull, gigabytes, steps);
+  row.all_reduce.cost = CostOf(total.all_reduce, gigabytes, steps);
+  if (options_.sweep.checks > 0) row.wrong = static_cast<int64_t>(total.wrong);
   return absl::OkStatus();
 }
 
@@ -154,8 +161,7 @@ absl::StatusOr<PsRow> PsBench::Serve(size_t bytes, const std::string& name) {
   GW_RETURN_IF_ERROR(world_.Barrier(name + "/begin", patience()));
   const ResourceUse before = CurrentUse();
   GW_RETURN_IF_ERROR(world_.Barrier(name + "/timed", patience()));
-  const double cpu_seconds = (CurrentUse() - before).cpu_seconds;
-  GW_RETURN_IF_ERROR(Total(name, cpu_seconds, 0, 0, row));
+  GW_RETURN_IF_ERROR(Total(name, CurrentUse() - before, {}, 0, row));
   return row;
 }
 
@@ -202,19 +208,17 @@ class PsBench::Row {
     for (std::vector<double>* times : {&push_pull_us_, &all_reduce_us_, &copy_us_}) {
       times->assign(size, 0);
     }
-    cpu_push_pull_ = cpu_all_reduce_ = 0;
+    used_push_pull_ = used_all_reduce_ = {};
     // By turns, so that what disturbs the machine disturbs all alike.
     for (size_t i = 0; i < size; ++i) {
-      double cpu = 0;
+      ResourceUse of_copy;
       GW_RETURN_IF_ERROR(communicator_.Barrier());
-      GW_RETURN_IF_ERROR(Timed(push_pull_us_[i], cpu, [&] { return Step(); }));
-      cpu_push_pull_ += cpu;
+      GW_RETURN_IF_ERROR(Timed(push_pull_us_[i], used_push_pull_, worker_, [&] { return Step(); }));
       GW_RETURN_IF_ERROR(communicator_.Barrier());
-      GW_RETURN_IF_ERROR(
-          Timed(all_reduce_us_[i], cpu, [&] { return communicator_.AllReduce(tensor()); }));
-      cpu_all_reduce_ += cpu;
+      GW_RETURN_IF_ERROR(Timed(all_reduce_us_[i], used_all_reduce_, communicator_,
+                               [&] { return communicator_.AllReduce(tensor()); }));
       GW_RETURN_IF_ERROR(communicator_.Barrier());
-      GW_RETURN_IF_ERROR(Timed(copy_us_[i], cpu, [&] {
+      GW_RETURN_IF_ERROR(Timed(copy_us_[i], of_copy, communicator_, [&] {
         if (!copy_.empty()) std::memcpy(copy_.data(), source_.data(), count_ * sizeof(float));
         return absl::OkStatus();
       }));
@@ -240,8 +244,8 @@ class PsBench::Row {
     row.all_reduce.time_us = Summarize(all_reduce_us_);
     row.copy_us = Summarize(copy_us_);
   }
-  double cpu_push_pull() const { return cpu_push_pull_; }
-  double cpu_all_reduce() const { return cpu_all_reduce_; }
+  const ResourceUse& used_push_pull() const { return used_push_pull_; }
+  const ResourceUse& used_all_reduce() const { return used_all_reduce_; }
   double wrong() const { return static_cast<double>(wrong_); }
 
  private:
@@ -281,7 +285,7 @@ class PsBench::Row {
   Region tensor_;
   std::vector<float> source_, copy_;  // of worker 0
   std::vector<double> push_pull_us_, all_reduce_us_, copy_us_;
-  double cpu_push_pull_ = 0, cpu_all_reduce_ = 0;
+  ResourceUse used_push_pull_, used_all_reduce_;
 };
 
 absl::StatusOr<PsRow> PsBench::Work(size_t bytes, const std::string& name) {
@@ -308,7 +312,8 @@ absl::StatusOr<PsRow> PsBench::Work(size_t bytes, const std::string& name) {
     GW_RETURN_IF_ERROR(row.Slowest());
     row.Fill(result);
     GW_RETURN_IF_ERROR(worker->Leave());
-    GW_RETURN_IF_ERROR(Total(name, row.cpu_push_pull(), row.cpu_all_reduce(), row.wrong(), result));
+    GW_RETURN_IF_ERROR(
+        Total(name, row.used_push_pull(), row.used_all_reduce(), row.wrong(), result));
   }
   return result;
 }

@@ -11,6 +11,7 @@
 #include <vector>
 
 #include "bench/options.h"
+#include "bench/resources.h"
 #include "bench/statistics.h"
 #include "collectives/communicator.h"
 #include "parameter_server/server.h"
@@ -32,8 +33,10 @@ absl::Status Validate(const PsOptions& options, int ranks);
 
 // One way to bring all workers to the same values.
 struct PsSide {
-  Summary time_us;                // of one call, the slowest worker's
-  double cpu_seconds_per_gb = 0;  // of all ranks together, per GB of the model
+  Summary time_us;  // of one call, the slowest worker's
+  // Of all ranks together, per GB of the model and per step; system calls and blocking waits of the
+  // workers alone.
+  Cost cost;
 
   // GB/s of the model at the median.
   double algorithm_bandwidth(size_t bytes) const;
@@ -71,8 +74,8 @@ class PsBench {
   absl::StatusOr<PsRow> Serve(size_t bytes, const std::string& name);
   absl::StatusOr<PsRow> Work(size_t bytes, const std::string& name);
   // All ranks tell each other what they spent and found.
-  absl::Status Total(const std::string& name, double cpu_push_pull, double cpu_all_reduce,
-                     double wrong, PsRow& row);
+  absl::Status Total(const std::string& name, const ResourceUse& push_pull,
+                     const ResourceUse& all_reduce, double wrong, PsRow& row);
   // How long one rank may wait for the others' whole row.
   std::chrono::milliseconds patience() const;
 

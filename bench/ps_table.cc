@@ -58,10 +58,11 @@ std::string PsTableRow(const PsRow& row, const PsOptions& options) {
       row.bytes, row.count, NameOf(DataType::kFloat32), options.servers,
       NameOf(options.server.shard.consistency), time(push_pull.p50), time(push_pull.p95),
       time(push_pull.p99), rate(bandwidth), rate(100 * ratio(bandwidth, row.copy_bandwidth())),
-      time(row.push_pull.cpu_seconds_per_gb), row.wrong ? std::to_string(*row.wrong) : "N/A",
+      time(row.push_pull.cost.cpu_seconds_per_gb()), row.wrong ? std::to_string(*row.wrong) : "N/A",
       time(all_reduce.p50), time(all_reduce.p99),
-      rate(row.all_reduce.algorithm_bandwidth(row.bytes)), time(row.all_reduce.cpu_seconds_per_gb),
-      rate(ratio(push_pull.p50, all_reduce.p50)), rate(row.copy_bandwidth()));
+      rate(row.all_reduce.algorithm_bandwidth(row.bytes)),
+      time(row.all_reduce.cost.cpu_seconds_per_gb()), rate(ratio(push_pull.p50, all_reduce.p50)),
+      rate(row.copy_bandwidth()));
 }
 
 std::string PsFooter(int64_t wrong, bool checked) {

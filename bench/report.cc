@@ -39,7 +39,55 @@ std::vector<std::string> WithoutSecrets(std::vector<std::string> arguments) {
   return arguments;
 }
 
-Json Effective(const Settings& settings) {
+Json Numbers(const Half& half) {
+  Json json = {{"time", half.time_us},
+               {"alg_bw", half.algorithm_bandwidth},
+               {"bus_bw", half.bus_bandwidth},
+               {"nwrong", nullptr}};
+  if (half.wrong) json["nwrong"] = *half.wrong;
+  json.update(ToJson(half.cost));
+  return json;
+}
+
+Json PerCall(const Half& half) {
+  Json json = ToJson(half.per_call);
+  json["times_us"] = half.samples;
+  return json;
+}
+
+}  // namespace
+
+absl::StatusOr<std::vector<RankLine>> GatherRankLines(World& world, const std::string& transport,
+                                                      const std::string& description,
+                                                      std::chrono::milliseconds timeout) {
+  GW_ASSIGN_OR_RETURN(const std::vector<std::string> descriptions,
+                      world.AllGather("bench/devices", description, {}, timeout));
+  std::vector<RankLine> lines;
+  for (int rank = 0; rank < world.size(); ++rank) {
+    lines.push_back({world.peer(rank), transport, descriptions[static_cast<size_t>(rank)]});
+  }
+  return lines;
+}
+
+Json DescribeRun(const std::vector<std::string>& arguments, const Settings& settings,
+                 const std::vector<RankLine>& ranks) {
+  Json json = {{"version", kReportVersion},         {"start_time", LocalTime()},
+               {"args", WithoutSecrets(arguments)}, {"settings", EffectiveSettings(settings)},
+               {"machine", ToJson(ThisMachine())},  {"devices", Json::array()}};
+  for (const RankLine& line : ranks) {
+    json["devices"].push_back({{"rank", line.peer.rank},
+                               {"group", 0},
+                               {"pid", line.peer.pid},
+                               {"hostname", line.peer.host},
+                               {"cores", line.peer.cores},
+                               {"device", 0},
+                               {"transport", line.transport},
+                               {"device_info", line.description}});
+  }
+  return json;
+}
+
+Json EffectiveSettings(const Settings& settings) {
   Json json = Json::object();
   for (const SettingInfo& info : AllSettings()) {
     if (!info.secret) json[std::string(info.name)] = info.get(settings);
@@ -47,26 +95,26 @@ Json Effective(const Settings& settings) {
   return json;
 }
 
-Json Numbers(const Half& half) {
-  Json json = {{"time", half.time_us},
-               {"alg_bw", half.algorithm_bandwidth},
-               {"bus_bw", half.bus_bandwidth},
-               {"nwrong", nullptr},
-               {"cpu_s_per_gb", half.cpu_seconds_per_gb},
-               {"voluntary_switches", half.voluntary_switches},
-               {"involuntary_switches", half.involuntary_switches}};
-  if (half.wrong) json["nwrong"] = *half.wrong;
-  return json;
+Json ToJson(const Machine& machine) {
+  return {{"cpu_model", machine.cpu_model}, {"cores", machine.cores}, {"kernel", machine.kernel}};
 }
 
-Json PerCall(const Half& half) {
-  const Summary& calls = half.per_call;
-  return {{"min_us", calls.min},     {"max_us", calls.max},    {"avg_us", calls.avg},
-          {"p50_us", calls.p50},     {"p95_us", calls.p95},    {"p99_us", calls.p99},
-          {"stdev_us", calls.stdev}, {"cv_pct", calls.cv_pct}, {"times_us", half.samples}};
+Json ToJson(const Cost& cost) {
+  return {{"cpu_s_per_gb", cost.cpu_seconds_per_gb()},
+          {"user_s_per_gb", cost.user_seconds_per_gb},
+          {"system_s_per_gb", cost.system_seconds_per_gb},
+          {"voluntary_switches_per_call", cost.voluntary_switches},
+          {"involuntary_switches_per_call", cost.involuntary_switches},
+          {"syscalls_per_call", cost.syscalls},
+          {"blocks_per_call", cost.blocks}};
 }
 
-}  // namespace
+Json ToJson(const Summary& microseconds) {
+  return {{"min_us", microseconds.min},     {"max_us", microseconds.max},
+          {"avg_us", microseconds.avg},     {"p50_us", microseconds.p50},
+          {"p95_us", microseconds.p95},     {"p99_us", microseconds.p99},
+          {"stdev_us", microseconds.stdev}, {"cv_pct", microseconds.cv_pct}};
+}
 
 absl::StatusOr<Report> Report::Create(const std::string& path) {
   Report report;
@@ -95,25 +143,7 @@ absl::StatusOr<Report> Report::Create(const std::string& path) {
 void Report::Begin(const std::vector<std::string>& arguments, const CollectiveInfo& collective,
                    const Options& options, const Settings& settings,
                    const std::vector<RankLine>& ranks) {
-  json_["version"] = kReportVersion;
-  json_["start_time"] = LocalTime();
-  json_["args"] = WithoutSecrets(arguments);
-  json_["settings"] = Effective(settings);
-  const Machine machine = ThisMachine();
-  json_["machine"] = {
-      {"cpu_model", machine.cpu_model}, {"cores", machine.cores}, {"kernel", machine.kernel}};
-  Json devices = Json::array();
-  for (const RankLine& line : ranks) {
-    devices.push_back({{"rank", line.peer.rank},
-                       {"group", 0},
-                       {"pid", line.peer.pid},
-                       {"hostname", line.peer.host},
-                       {"cores", line.peer.cores},
-                       {"device", 0},
-                       {"transport", line.transport},
-                       {"device_info", line.description}});
-  }
-  json_["devices"] = std::move(devices);
+  json_ = DescribeRun(arguments, settings, ranks);
   Json config = {{"collective", collective.name},
                  {"ranks", ranks.size()},
                  {"minimum_bytes", options.min_bytes},

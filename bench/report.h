@@ -1,20 +1,41 @@
 // The JSON report of -J: nccl-tests' keys, and what else a reader needs to judge the numbers.
 #pragma once
 
+#include <chrono>
 #include <cstdio>
 #include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <utility>
 #include <vector>
 
 #include "bench/collective.h"
 #include "bench/options.h"
+#include "bench/resources.h"
 #include "bench/runner.h"
+#include "bench/statistics.h"
 #include "bench/table.h"
+#include "transport/bootstrap/world.h"
 #include "transport/settings.h"
 #include "transport/status.h"
 
 namespace gradwire::bench {
+
+// Every rank's device, which each rank tells the others; collective over `world`.
+absl::StatusOr<std::vector<RankLine>> GatherRankLines(World& world, const std::string& transport,
+                                                      const std::string& description,
+                                                      std::chrono::milliseconds timeout);
+
+// The head of every report: version, time, machine, ranks with their devices, settings in effect
+// and the command line, both without what settings mark as secret.
+nlohmann::ordered_json DescribeRun(const std::vector<std::string>& arguments,
+                                   const Settings& settings, const std::vector<RankLine>& ranks);
+nlohmann::ordered_json EffectiveSettings(const Settings& settings);
+nlohmann::ordered_json ToJson(const Machine& machine);
+// Keys cpu_s_per_gb, user_s_per_gb, ..., blocks_per_call.
+nlohmann::ordered_json ToJson(const Cost& cost);
+// Keys min_us, ..., p99_us, stdev_us, cv_pct.
+nlohmann::ordered_json ToJson(const Summary& microseconds);
 
 // Filled while the benchmark runs and written at its end, on rank 0.
 class Report {
@@ -25,10 +46,11 @@ class Report {
 
   const std::string& path() const { return path_; }
 
-  // The command line, without what `settings` mark as secret, and what runs where.
+  // What runs where, and how often what is called.
   void Begin(const std::vector<std::string>& arguments, const CollectiveInfo& collective,
              const Options& options, const Settings& settings, const std::vector<RankLine>& ranks);
   void Add(const Row& row);
+  void Add(nlohmann::ordered_json result) { json_["results"].push_back(std::move(result)); }
   void End(const Options& options, const Totals& totals);
   void AddError(const std::string& message);
 

@@ -27,16 +27,41 @@ std::string CpuModel() {
 
 }  // namespace
 
-ResourceUse CurrentUse() {
+ResourceUse& ResourceUse::operator+=(const ResourceUse& other) {
+  user_seconds += other.user_seconds;
+  system_seconds += other.system_seconds;
+  voluntary_switches += other.voluntary_switches;
+  involuntary_switches += other.involuntary_switches;
+  syscalls += other.syscalls;
+  blocks += other.blocks;
+  return *this;
+}
+
+ResourceUse CurrentUse(const TransportCounters& counters) {
   rusage usage{};
   getrusage(RUSAGE_SELF, &usage);
-  return {Seconds(usage.ru_utime) + Seconds(usage.ru_stime), usage.ru_nvcsw, usage.ru_nivcsw};
+  return {Seconds(usage.ru_utime),
+          Seconds(usage.ru_stime),
+          static_cast<double>(usage.ru_nvcsw),
+          static_cast<double>(usage.ru_nivcsw),
+          static_cast<double>(counters.syscalls),
+          static_cast<double>(counters.blocks)};
 }
 
 ResourceUse operator-(const ResourceUse& later, const ResourceUse& earlier) {
-  return {later.cpu_seconds - earlier.cpu_seconds,
+  return {later.user_seconds - earlier.user_seconds,
+          later.system_seconds - earlier.system_seconds,
           later.voluntary_switches - earlier.voluntary_switches,
-          later.involuntary_switches - earlier.involuntary_switches};
+          later.involuntary_switches - earlier.involuntary_switches,
+          later.syscalls - earlier.syscalls,
+          later.blocks - earlier.blocks};
+}
+
+Cost CostOf(const ResourceUse& total, double gigabytes, double calls) {
+  const auto per = [](double value, double of) { return of > 0 ? value / of : 0; };
+  return {per(total.user_seconds, gigabytes),   per(total.system_seconds, gigabytes),
+          per(total.voluntary_switches, calls), per(total.involuntary_switches, calls),
+          per(total.syscalls, calls),           per(total.blocks, calls)};
 }
 
 Machine ThisMachine() {

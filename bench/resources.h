@@ -1,19 +1,41 @@
 // What a measurement costs the machine, and which machine it is.
 #pragma once
 
-#include <cstdint>
 #include <string>
+
+#include "transport/transport.h"
 
 namespace gradwire::bench {
 
-// What this process, all threads, has used so far.
+// What this process, all threads, has used so far, and what one transport of it has counted. All
+// are doubles, so that ranks can send and add them as they are.
 struct ResourceUse {
-  double cpu_seconds = 0;  // user and system
-  int64_t voluntary_switches = 0;
-  int64_t involuntary_switches = 0;
+  double user_seconds = 0;
+  double system_seconds = 0;
+  double voluntary_switches = 0;
+  double involuntary_switches = 0;
+  // Of the transport: its system calls on the data path, and waits that gave up the processor.
+  double syscalls = 0;
+  double blocks = 0;
+
+  ResourceUse& operator+=(const ResourceUse& other);
 };
-ResourceUse CurrentUse();
+ResourceUse CurrentUse(const TransportCounters& counters = {});
 ResourceUse operator-(const ResourceUse& later, const ResourceUse& earlier);
+
+// The same as rates that compare.
+struct Cost {
+  double user_seconds_per_gb = 0;
+  double system_seconds_per_gb = 0;
+  double voluntary_switches = 0;  // these four per call
+  double involuntary_switches = 0;
+  double syscalls = 0;
+  double blocks = 0;
+
+  double cpu_seconds_per_gb() const { return user_seconds_per_gb + system_seconds_per_gb; }
+};
+// Rates over nothing are 0.
+Cost CostOf(const ResourceUse& total, double gigabytes, double calls);
 
 struct Machine {
   std::string cpu_model;  // empty when the system does not tell

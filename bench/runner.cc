@@ -2,14 +2,12 @@
 
 #include <algorithm>
 #include <chrono>
-#include <memory>
-#include <new>
 #include <numeric>
-#include <optional>
 #include <span>
+#include <type_traits>
 
 #include "bench/resources.h"
-#include "bench/sampling.h"
+#include "bench/tensor_memory.h"
 
 namespace gradwire::bench {
 namespace {
@@ -20,46 +18,14 @@ double Now() {
       .count();
 }
 
-// Memory for the tensors of a sweep.
-class Buffer {
- public:
-  static absl::StatusOr<Buffer> Make(Communicator& communicator, size_t bytes, bool registered) {
-    Buffer buffer;
-    bytes = std::max(bytes, kPage);  // never empty, so that every tensor has a place
-    if (registered) {
-      GW_ASSIGN_OR_RETURN(buffer.region_, communicator.Allocate(bytes));
-      buffer.data_ = buffer.region_.bytes().data();
-      return buffer;
-    }
-    buffer.pages_.reset(new (std::align_val_t{kPage}, std::nothrow) std::byte[bytes]);
-    if (buffer.pages_ == nullptr) {
-      return MakeError(absl::StatusCode::kResourceExhausted,
-                       "no memory for a tensor of {} bytes on this rank; use a smaller -e", bytes);
-    }
-    buffer.data_ = buffer.pages_.get();
-    return buffer;
-  }
-  std::byte* data() const { return data_; }
-
- private:
-  static constexpr size_t kPage = 4096;
-  struct FreePages {
-    void operator()(std::byte* pages) const { ::operator delete[](pages, std::align_val_t{kPage}); }
-  };
-  Region region_;
-  std::unique_ptr<std::byte[], FreePages> pages_;
-  std::byte* data_ = nullptr;
-};
-
 // What one rank finds out about one half; gathered as doubles.
 struct RankResult {
   double time_us = 0;
-  double cpu_seconds = 0;
-  double voluntary_switches = 0;
-  double involuntary_switches = 0;
   double wrong = 0;
+  ResourceUse used;
 };
 constexpr size_t kFields = sizeof(RankResult) / sizeof(double);
+static_assert(std::is_trivially_copyable_v<RankResult>);
 static_assert(kFields * sizeof(double) == sizeof(RankResult));
 
 absl::StatusOr<std::vector<RankResult>> Gather(Communicator& communicator, RankResult mine) {
@@ -117,37 +83,32 @@ class Sweep {
     GW_ASSIGN_OR_RETURN(mine.wrong, CheckCalls(measured, call));
 
     GW_ASSIGN_OR_RETURN(const std::vector<RankResult> results, Gather(communicator_, mine));
-    const auto total = [&results](double RankResult::*field) {
-      double sum = 0;
-      for (const RankResult& result : results) sum += result.*field;
-      return sum;
-    };
+    ResourceUse used;
+    double wrong = 0;
+    for (const RankResult& result : results) {
+      used += result.used;
+      wrong += result.wrong;
+    }
     const double ranks = communicator_.size();
     const double gigabytes = static_cast<double>(measured.Bytes(communicator_.size())) / 1e9;
     half.time_us = TimeShown(results, options_.average);
     if (half.time_us > 0) half.algorithm_bandwidth = gigabytes / (half.time_us * 1e-6);
     half.bus_bandwidth = half.algorithm_bandwidth * collective_.BusFactor(communicator_.size());
-    if (gigabytes > 0) {
-      half.cpu_seconds_per_gb = total(&RankResult::cpu_seconds) / ranks /
-                                (gigabytes * static_cast<double>(options_.iterations));
-    }
-    half.voluntary_switches = static_cast<int64_t>(total(&RankResult::voluntary_switches));
-    half.involuntary_switches = static_cast<int64_t>(total(&RankResult::involuntary_switches));
-    if (options_.checks > 0) half.wrong = static_cast<int64_t>(total(&RankResult::wrong));
+    const double calls = ranks * static_cast<double>(options_.iterations);
+    half.cost = CostOf(used, gigabytes * calls, calls);
+    if (options_.checks > 0) half.wrong = static_cast<int64_t>(wrong);
     return half;
   }
 
   // The column `time`: calls one after another without anything between them.
   absl::StatusOr<RankResult> TimeRun(Call& call) {
     GW_RETURN_IF_ERROR(communicator_.Barrier());
-    const ResourceUse before = CurrentUse();
+    const ResourceUse before = CurrentUse(communicator_.stats().transport);
     const double start = Now();
     for (int64_t i = 0; i < options_.iterations; ++i) GW_RETURN_IF_ERROR(call.Run());
     const double took = Now() - start;
-    const ResourceUse used = CurrentUse() - before;
-    return RankResult{took / static_cast<double>(options_.iterations), used.cpu_seconds,
-                      static_cast<double>(used.voluntary_switches),
-                      static_cast<double>(used.involuntary_switches)};
+    return RankResult{.time_us = took / static_cast<double>(options_.iterations),
+                      .used = CurrentUse(communicator_.stats().transport) - before};
   }
 
   // The percentiles: a barrier before each call, and the slowest rank's time.
@@ -189,31 +150,6 @@ std::vector<int> RootsOf(const CollectiveInfo& collective, const Options& option
   return roots;
 }
 
-// The ranks of a communicator as the sampling method sees them.
-class CommunicatorGroup : public Group {
- public:
-  CommunicatorGroup(Communicator& communicator, bool registered)
-      : communicator_(communicator), registered_(registered) {}
-  int rank() const override { return communicator_.rank(); }
-  int size() const override { return communicator_.size(); }
-  absl::Status AllReduce(float* data, size_t count) override {
-    return communicator_.AllReduce(std::span<float>(data, count));
-  }
-  absl::Status Barrier() override { return communicator_.Barrier(); }
-  absl::Status Max(std::vector<double>& values) override {
-    return communicator_.AllReduce(values, ReduceOp::kMax);
-  }
-  absl::StatusOr<std::byte*> Allocate(size_t bytes) override {
-    GW_ASSIGN_OR_RETURN(buffer_, Buffer::Make(communicator_, bytes, registered_));
-    return buffer_->data();
-  }
-
- private:
-  Communicator& communicator_;
-  const bool registered_;
-  std::optional<Buffer> buffer_;
-};
-
 }  // namespace
 
 absl::StatusOr<Totals> RunSweep(Communicator& communicator, const CollectiveInfo& collective,
@@ -223,9 +159,10 @@ absl::StatusOr<Totals> RunSweep(Communicator& communicator, const CollectiveInfo
   GW_RETURN_IF_ERROR(Validate(options, ranks));
   GW_ASSIGN_OR_RETURN(const std::vector<int64_t> sizes, SizesOf(options));
   const auto largest = static_cast<size_t>(*std::max_element(sizes.begin(), sizes.end()));
-  GW_ASSIGN_OR_RETURN(const Buffer send, Buffer::Make(communicator, largest, options.registered));
-  GW_ASSIGN_OR_RETURN(const Buffer receive,
-                      Buffer::Make(communicator, largest, options.registered));
+  GW_ASSIGN_OR_RETURN(const TensorMemory send,
+                      TensorMemory::Make(communicator, largest, options.registered));
+  GW_ASSIGN_OR_RETURN(const TensorMemory receive,
+                      TensorMemory::Make(communicator, largest, options.registered));
 
   // An operation means nothing to a collective that does not reduce: one row then.
   const std::vector<ReduceOp> ops =
@@ -254,16 +191,6 @@ absl::StatusOr<Totals> RunSweep(Communicator& communicator, const CollectiveInfo
     }
   }
   return totals;
-}
-
-absl::StatusOr<int64_t> RunSamples(Communicator& communicator, const Options& options,
-                                   const std::function<void(const std::string&)>& print) {
-  GW_RETURN_IF_ERROR(Validate(options, communicator.size()));
-  SamplingOptions sampling = options.sampling;
-  sampling.transport = communicator.transport_name();
-  GW_ASSIGN_OR_RETURN(sampling.sizes, SizesOf(options));
-  CommunicatorGroup group(communicator, options.registered);
-  return Sample(group, sampling, print);
 }
 
 }  // namespace gradwire::bench

@@ -10,6 +10,7 @@
 
 #include "bench/collective.h"
 #include "bench/options.h"
+#include "bench/resources.h"
 #include "bench/statistics.h"
 #include "collectives/communicator.h"
 #include "transport/status.h"
@@ -25,10 +26,8 @@ struct Half {
   // Calls timed one by one behind a barrier, in microseconds, each the largest of all ranks.
   std::vector<double> samples;
   Summary per_call;
-  // During the run of calls. CPU seconds of one rank, mean of all, per GB of `size`.
-  double cpu_seconds_per_gb = 0;
-  int64_t voluntary_switches = 0;  // of all ranks
-  int64_t involuntary_switches = 0;
+  // During the run of calls, of one rank: the mean of all.
+  Cost cost;
 };
 
 // One line of the table.
@@ -56,10 +55,5 @@ struct Totals {
 absl::StatusOr<Totals> RunSweep(Communicator& communicator, const CollectiveInfo& collective,
                                 const Options& options,
                                 const std::function<void(const Row&)>& print);
-
-// Measures all-reduce by the method that bench/peers uses for every library. Returns the number of
-// wrong elements.
-absl::StatusOr<int64_t> RunSamples(Communicator& communicator, const Options& options,
-                                   const std::function<void(const std::string&)>& print);
 
 }  // namespace gradwire::bench

@@ -3,6 +3,7 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <array>
 
 namespace gradwire::bench {
 namespace {
@@ -61,30 +62,44 @@ std::string TableHeader(const CollectiveInfo& collective, const Options& options
                         line.description);
   }
   text += "#\n";
-  text += fmt::format("# {:>10}  {:>12}  {:>8}  {:>6}  {:>6}  {:^31}  {:^31}  {:^34}\n", "", "", "",
-                      "", "", "out-of-place", "in-place", "in-place, each call");
+  text +=
+      fmt::format("# {:>10}  {:>12}  {:>8}  {:>6}  {:>6}  {:^31}  {:^31}  {:^25}  {:^25}  {:^34}\n",
+                  "", "", "", "", "", "out-of-place", "in-place", "in-place, each call",
+                  "in-place, CPU", "in-place, per call");
   const std::string names =
       fmt::format("  {:>7}  {:>6}  {:>6}  {:>6}", "time", "algbw", "busbw", "#wrong");
   const std::string units =
       fmt::format("  {:>7}  {:>6}  {:>6}  {:>6}", "(us)", "(GB/s)", "(GB/s)", "");
-  text +=
-      fmt::format("# {:>10}  {:>12}  {:>8}  {:>6}  {:>6}{}{}  {:>7}  {:>7}  {:>7}  {:>7}\n", "size",
-                  "count", "type", "redop", "root", names, names, "p50", "p95", "p99", "cpu");
-  text +=
-      fmt::format("# {:>10}  {:>12}  {:>8}  {:>6}  {:>6}{}{}  {:>7}  {:>7}  {:>7}  {:>7}\n", "(B)",
-                  "(elements)", "", "", "", units, units, "(us)", "(us)", "(us)", "(s/GB)");
+  // One line of the last ten columns.
+  const auto ours = [](const std::array<std::string, 10>& words) {
+    std::string columns;
+    for (const std::string& word : words) columns += fmt::format("  {:>7}", word);
+    return columns + "\n";
+  };
+  text += fmt::format(
+      "# {:>10}  {:>12}  {:>8}  {:>6}  {:>6}{}{}{}", "size", "count", "type", "redop", "root",
+      names, names,
+      ours({"p50", "p95", "p99", "cpu", "user", "system", "vol", "invol", "sysc", "blocks"}));
+  text += fmt::format("# {:>10}  {:>12}  {:>8}  {:>6}  {:>6}{}{}{}", "(B)", "(elements)", "", "",
+                      "", units, units,
+                      ours({"(us)", "(us)", "(us)", "(s/GB)", "(s/GB)", "(s/GB)", "", "", "", ""}));
   return text;
 }
 
 std::string TableRow(const Row& row) {
   const Summary& calls = row.in_place.per_call;
-  return fmt::format("{:12}  {:12}  {:>8}  {:>6}  {:6}{}{}  {:>7}  {:>7}  {:>7}  {:>7}\n",
-                     row.bytes, row.measured.count, NameOf(row.measured.type),
-                     OpColumn(row.measured), RootColumn(row.measured),
-                     HalfColumns(row.out_of_place), HalfColumns(row.in_place),
-                     FormatNumber(calls.p50, kTimeWidth), FormatNumber(calls.p95, kTimeWidth),
-                     FormatNumber(calls.p99, kTimeWidth),
-                     FormatNumber(row.in_place.cpu_seconds_per_gb, kTimeWidth));
+  const Cost& cost = row.in_place.cost;
+  std::string text =
+      fmt::format("{:12}  {:12}  {:>8}  {:>6}  {:6}{}{}", row.bytes, row.measured.count,
+                  NameOf(row.measured.type), OpColumn(row.measured), RootColumn(row.measured),
+                  HalfColumns(row.out_of_place), HalfColumns(row.in_place));
+  for (const double value :
+       {calls.p50, calls.p95, calls.p99, cost.cpu_seconds_per_gb(), cost.user_seconds_per_gb,
+        cost.system_seconds_per_gb, cost.voluntary_switches, cost.involuntary_switches,
+        cost.syscalls, cost.blocks}) {
+    text += fmt::format("  {:>7}", FormatNumber(value, kTimeWidth));
+  }
+  return text + "\n";
 }
 
 std::string TableFooter(const CollectiveInfo& collective, const Options& options,

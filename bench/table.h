@@ -1,5 +1,5 @@
 // The table on stdout, as nccl-tests prints it: the same comments, columns and widths, so that what
-// parses one parses the other. Four columns of our own follow at the end of each row.
+// parses one parses the other. Ten columns of our own follow at the end of each row.
 #pragma once
 
 #include <string>

@@ -1,17 +1,19 @@
 // gradwire bench COLLECTIVE: measures collectives as nccl-tests does.
 #include <algorithm>
-#include <cstdio>
 #include <memory>
 #include <optional>
 #include <string>
 #include <vector>
 
 #include "bench/collective.h"
+#include "bench/model_gradients.h"
 #include "bench/options.h"
+#include "bench/replay.h"
 #include "bench/report.h"
 #include "bench/runner.h"
+#include "bench/samples.h"
 #include "bench/table.h"
-#include "cli/command.h"
+#include "cli/bench_common.h"
 
 namespace gradwire::cli {
 namespace {
@@ -23,50 +25,86 @@ struct Request {
   Settings settings;
 };
 
-void Print(const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);  // a row is worth seeing as soon as it is there
-}
-
-// Every rank's device, which each rank tells the others.
-absl::StatusOr<std::vector<bench::RankLine>> RankLines(Job& job, const Settings& settings) {
-  GW_ASSIGN_OR_RETURN(const std::vector<std::string> descriptions,
-                      job.world->AllGather("bench/devices", job.communicator->description(), {},
-                                           settings.join_timeout));
-  std::vector<bench::RankLine> lines;
-  for (int rank = 0; rank < job.world->size(); ++rank) {
-    lines.push_back({job.world->peer(rank), job.communicator->transport_name(),
-                     descriptions[static_cast<size_t>(rank)]});
-  }
-  return lines;
-}
-
 // The table, and the report when there is one. Returns whether all is as it should be.
 absl::StatusOr<bool> RunTable(Job& job, const Request& request, bench::Report* report) {
   const bench::CollectiveInfo& collective = *request.collective;
   const bool speaks = job.world->rank() == 0;
-  GW_ASSIGN_OR_RETURN(const std::vector<bench::RankLine> lines, RankLines(job, request.settings));
+  GW_ASSIGN_OR_RETURN(
+      const std::vector<bench::RankLine> lines,
+      bench::GatherRankLines(*job.world, job.communicator->transport_name(),
+                             job.communicator->description(), request.settings.join_timeout));
   if (report != nullptr) {
     report->Begin(CommandLine(), collective, request.options, request.settings, lines);
   }
-  if (speaks) Print(bench::TableHeader(collective, request.options, lines));
+  if (speaks) PrintNow(bench::TableHeader(collective, request.options, lines));
   GW_ASSIGN_OR_RETURN(
       const bench::Totals totals,
       bench::RunSweep(*job.communicator, collective, request.options, [&](const bench::Row& row) {
-        if (speaks) Print(bench::TableRow(row));
+        if (speaks) PrintNow(bench::TableRow(row));
         if (report != nullptr) report->Add(row);
       }));
-  if (speaks) Print(bench::TableFooter(collective, request.options, totals));
+  if (speaks) PrintNow(bench::TableFooter(collective, request.options, totals));
   if (report != nullptr) report->End(request.options, totals);
   return totals.wrong == 0 && totals.BandwidthOkay(request.options);
 }
 
 absl::StatusOr<bool> RunCsv(Job& job, const Request& request) {
-  if (job.world->rank() == 0) Print(bench::SamplingHeader() + "\n");
-  GW_ASSIGN_OR_RETURN(const int64_t wrong,
-                      bench::RunSamples(*job.communicator, request.options,
-                                        [](const std::string& row) { Print(row + "\n"); }));
+  if (job.world->rank() == 0) PrintNow(bench::SamplingHeader() + "\n");
+  GW_ASSIGN_OR_RETURN(
+      const int64_t wrong,
+      bench::RunSamples(*job.communicator, request.options, [](const bench::SampledRow& row) {
+        PrintNow(bench::FormatCsv(row) + "\n");
+      }));
   return wrong == 0;
+}
+
+nlohmann::ordered_json ToJson(const bench::ReplayRow& row) {
+  nlohmann::ordered_json json = {{"bucket_bytes", nullptr},
+                                 {"tensors", row.tensors},
+                                 {"size", row.bytes},
+                                 {"operations", row.operations},
+                                 {"type", "float"},
+                                 {"redop", "sum"},
+                                 {"alg_bw", row.algorithm_bandwidth},
+                                 {"bus_bw", row.bus_bandwidth},
+                                 {"nwrong", nullptr}};
+  if (row.bucket_bytes > 1) json["bucket_bytes"] = row.bucket_bytes;
+  if (row.wrong) json["nwrong"] = *row.wrong;
+  json.update(bench::ToJson(row.step));
+  json.update(bench::ToJson(row.cost));
+  json["times_us"] = row.samples;
+  return json;
+}
+
+// The gradients of a model.
+absl::StatusOr<bool> RunReplay(Job& job, const Request& request, bench::Report* report) {
+  const bool speaks = job.world->rank() == 0;
+  const bench::Options& options = request.options;
+  GW_ASSIGN_OR_RETURN(const std::vector<bench::Gradient> gradients,
+                      bench::MakeModelGradients(options.model));
+  GW_ASSIGN_OR_RETURN(
+      const std::vector<bench::RankLine> lines,
+      bench::GatherRankLines(*job.world, job.communicator->transport_name(),
+                             job.communicator->description(), request.settings.join_timeout));
+  if (report != nullptr) {
+    report->Begin(CommandLine(), *request.collective, options, request.settings, lines);
+  }
+  if (speaks) {
+    PrintNow(
+        bench::ReplayHeader(job.communicator->description(), options, job.communicator->size()));
+  }
+  GW_ASSIGN_OR_RETURN(const std::vector<bench::ReplayRow> rows,
+                      bench::Replay(*job.communicator, gradients, options));
+  bench::Totals totals;
+  for (const bench::ReplayRow& row : rows) {
+    if (speaks) PrintNow(bench::FormatRow(row));
+    if (report != nullptr) report->Add(ToJson(row));
+    totals.wrong += row.wrong.value_or(0);
+    totals.bus_bandwidth += row.bus_bandwidth / static_cast<double>(rows.size());
+  }
+  if (speaks) PrintNow(bench::ReplayFooter(totals.wrong));
+  if (report != nullptr) report->End(options, totals);
+  return totals.wrong == 0 && totals.BandwidthOkay(options);
 }
 
 int RunBench(Request& request) {
@@ -91,14 +129,15 @@ int RunBench(Request& request) {
   }
   absl::StatusOr<Job> job = JoinJob(request.settings);
   if (!job.ok()) return ReportError(job.status(), place->rank);
-  absl::StatusOr<bool> okay = request.options.csv
-                                  ? RunCsv(*job, request)
-                                  : RunTable(*job, request, report ? &*report : nullptr);
+  bench::Report* const into = report ? &*report : nullptr;
+  absl::StatusOr<bool> okay = request.options.csv              ? RunCsv(*job, request)
+                              : !request.options.model.empty() ? RunReplay(*job, request, into)
+                                                               : RunTable(*job, request, into);
   if (report) {
     if (!okay.ok()) report->AddError(Message(okay.status()));
     const absl::Status written = report->Write();
     if (!written.ok()) okay = written;
-    if (written.ok()) Print(fmt::format("# Wrote JSON output to {}\n", report->path()));
+    if (written.ok()) PrintNow(fmt::format("# Wrote JSON output to {}\n", report->path()));
   }
   const std::string reason = okay.ok() ? "" : Message(okay.status());
   job->communicator.reset();
@@ -109,11 +148,26 @@ int RunBench(Request& request) {
   return *okay || place->rank != 0 ? kDone : kFailed;
 }
 
+// What --help ends with.
+std::string Examples(const bench::CollectiveInfo& collective) {
+  std::string text = fmt::format(
+      "Examples:\n"
+      "  gradwire bench {0} --ranks 4 -b 8 -e 64M -f 8\n"
+      "  gradwire launch -n 4 gradwire bench {0} -b 8 -e 64M -f 8 -J {0}.json\n",
+      collective.name);
+  if (collective.id == bench::Collective::kAllReduce) {
+    text +=
+        "  gradwire bench allreduce --ranks 2 --model resnet50\n"
+        "  gradwire bench compare allreduce --ranks 2      RDMA beside TCP, by turns\n";
+  }
+  return text;
+}
+
 }  // namespace
 
 void AddBench(CLI::App& root, Action& action) {
   CLI::App* command =
-      root.add_subcommand("bench", "measure a collective or a link, in nccl-tests' format");
+      root.add_subcommand("bench", "measure collectives, links, parameter servers; compare");
   command->require_subcommand(0, 1);
   command->callback([command] {
     if (!command->get_subcommands().empty()) return;
@@ -121,7 +175,8 @@ void AddBench(CLI::App& root, Action& action) {
     for (const bench::CollectiveInfo& collective : bench::AllCollectives()) {
       names += fmt::format("{}, ", collective.name);
     }
-    throw CLI::ValidationError("what to measure is missing: " + names + "write_bw, ps");
+    throw CLI::ValidationError("what to measure is missing: " + names +
+                               "write_bw, write_lat, msg_rate, ps, compare, peers");
   });
   for (const bench::CollectiveInfo& collective : bench::AllCollectives()) {
     CLI::App* subcommand = command->add_subcommand(
@@ -131,10 +186,13 @@ void AddBench(CLI::App& root, Action& action) {
     request->collective = &collective;
     bench::AddFlags(*subcommand, collective, request->options);
     AddSettings(*subcommand, request->settings);
+    subcommand->footer(Examples(collective));
     subcommand->callback([&action, request] { action = [request] { return RunBench(*request); }; });
   }
-  AddWriteBandwidth(*command, action);
+  AddLinkBenches(*command, action);
   AddPsBench(*command, action);
+  AddCompareBench(*command, action);
+  AddPeersBench(*command, action);
 }
 
 }  // namespace gradwire::cli

@@ -1,12 +1,9 @@
 // gradwire bench ps: push-pull through parameter servers beside all-reduce.
-#include <csignal>
-#include <cstdio>
 #include <cstdlib>
 #include <string>
 
 #include "bench/ps.h"
-#include "cli/command.h"
-#include "cli/report.h"
+#include "cli/bench_common.h"
 
 namespace gradwire::cli {
 namespace {
@@ -33,13 +30,12 @@ absl::Status Request::Complete() {
 }
 
 nlohmann::ordered_json ToJson(const bench::PsSide& side, size_t bytes) {
-  return {{"p50_us", side.time_us.p50},
-          {"p95_us", side.time_us.p95},
-          {"p99_us", side.time_us.p99},
-          {"min_us", side.time_us.min},
-          {"max_us", side.time_us.max},
-          {"alg_bw", side.algorithm_bandwidth(bytes)},
-          {"cpu_s_per_gb", side.cpu_seconds_per_gb}};
+  nlohmann::ordered_json json = {
+      {"p50_us", side.time_us.p50}, {"p95_us", side.time_us.p95},
+      {"p99_us", side.time_us.p99}, {"min_us", side.time_us.min},
+      {"max_us", side.time_us.max}, {"alg_bw", side.algorithm_bandwidth(bytes)}};
+  json.update(bench::ToJson(side.cost));
+  return json;
 }
 
 nlohmann::ordered_json ToJson(const bench::PsRow& row) {
@@ -60,21 +56,23 @@ absl::StatusOr<int64_t> Measure(World& world, const Request& request,
                                 nlohmann::ordered_json& json) {
   const bool speaks = world.rank() == 0;
   const auto print = [speaks](const std::string& text) {
-    if (!speaks) return;
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    std::fflush(stdout);
+    if (speaks) PrintNow(text);
   };
   GW_ASSIGN_OR_RETURN(const std::vector<int64_t> sizes, bench::SizesOf(request.options.sweep));
   GW_ASSIGN_OR_RETURN(const auto bench,
                       bench::PsBench::Create(world, request.settings, request.options));
-  json = {{"workers", bench->workers()},
-          {"servers", request.options.servers},
-          {"threads", request.options.server.threads},
-          {"consistency", request.consistency},
-          {"slice_bytes", request.options.server.slice_bytes},
-          {"window", request.options.server.window},
-          {"iterations", request.options.sweep.iterations},
-          {"results", nlohmann::ordered_json::array()}};
+  const std::string device =
+      world.rank() < bench->workers() ? bench->all_reduce_description() : "parameter server";
+  GW_ASSIGN_OR_RETURN(json,
+                      DescribeThisRun(world, request.settings, request.settings.transport, device));
+  json["workers"] = bench->workers();
+  json["servers"] = request.options.servers;
+  json["threads"] = request.options.server.threads;
+  json["consistency"] = request.consistency;
+  json["slice_bytes"] = request.options.server.slice_bytes;
+  json["window"] = request.options.server.window;
+  json["iterations"] = request.options.sweep.iterations;
+  json["results"] = nlohmann::ordered_json::array();
   int64_t wrong = 0;
   for (const int64_t size : sizes) {
     GW_ASSIGN_OR_RETURN(const bench::PsRow row, bench->Measure(static_cast<size_t>(size)));
@@ -105,21 +103,9 @@ int Run(Request& request) {
   if (alone) request.options.sweep.ranks = ranks;
   status.Update(Validate(request.options, ranks));
   if (!status.ok()) return ReportError(status, alone ? -1 : place->rank);
-  if (alone) return RunCommandLocally(ranks);
-  SetUpLogging(request.settings.log_level, place->rank);
-  std::signal(SIGPIPE, SIG_IGN);
-  const auto world = JoinWorld(*place, request.settings);
-  if (!world.ok()) return ReportError(world.status(), place->rank);
-  nlohmann::ordered_json json;
-  const absl::StatusOr<int64_t> wrong = Measure(**world, request, json);
-  status = wrong.status();
-  const std::string& file = request.options.sweep.report_file;
-  if (status.ok() && place->rank == 0 && !file.empty()) status = WriteJson(json, file);
-  const absl::Status left = (*world)->Leave(Message(status));
-  if (!status.ok()) return ReportError(status, place->rank);
-  if (!left.ok()) return ReportError(left, place->rank);
-  // Every rank knows the verdict; one gives it.
-  return *wrong == 0 || place->rank != 0 ? kDone : kFailed;
+  return RunAsRank(
+      request.settings, ranks, request.options.sweep.report_file,
+      [&](World& world, nlohmann::ordered_json& json) { return Measure(world, request, json); });
 }
 
 }  // namespace
@@ -139,10 +125,7 @@ void AddPsBench(CLI::App& bench, Action& action) {
                    "none")
       ->check(CLI::Range(0, 10'000))
       ->capture_default_str();
-  command
-      ->add_option("-J,--json", options.sweep.report_file,
-                   "writes the numbers as JSON to FILE too, - for stdout")
-      ->type_name("FILE");
+  AddJsonFlag(*command, options.sweep.report_file);
   command
       ->add_option("--servers", options.servers,
                    "so many ranks, the last ones, are parameter servers; the others work")

@@ -1,15 +1,17 @@
-// gradwire bench write_bw: what a link between two ranks gives, below any collective.
-#include <csignal>
-#include <cstdio>
+// gradwire bench write_bw, write_lat, msg_rate: what a link between two ranks gives, below any
+// collective.
+#include <functional>
+#include <memory>
 #include <string>
 
 #include "bench/point_to_point.h"
-#include "cli/command.h"
-#include "cli/report.h"
+#include "cli/bench_common.h"
 #include "transport/transport.h"
 
 namespace gradwire::cli {
 namespace {
+
+using Json = nlohmann::ordered_json;
 
 struct Request {
   bench::Options options;
@@ -17,92 +19,156 @@ struct Request {
   Settings settings;
 };
 
-absl::Status Measure(World& world, const Request& request, nlohmann::ordered_json& json) {
-  GW_ASSIGN_OR_RETURN(const auto transport, CreateTransport(world, request.settings, "write_bw"));
-  const bool speaks = world.rank() == 0;
-  const auto print = [speaks](const std::string& text) {
-    if (!speaks) return;
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    std::fflush(stdout);
+// Measures every size, prints the table and fills json["results"]; returns the wrong bytes.
+using Measure = std::function<absl::StatusOr<int64_t>(World&, Transport&, const Request&,
+                                                      const std::function<void(std::string)>& print,
+                                                      Json& results)>;
+
+Json WithCost(Json row, const bench::Cost& cost, int64_t wrong) {
+  row.update(bench::ToJson(cost));
+  row["wrong"] = wrong;
+  return row;
+}
+
+Json ToJson(const bench::StreamRow& row) {
+  return WithCost({{"size", row.bytes},
+                   {"bandwidth_gbps", row.bandwidth.p50},
+                   {"bandwidth_min_gbps", row.bandwidth.min},
+                   {"bandwidth_max_gbps", row.bandwidth.max},
+                   {"messages_per_second", row.messages.p50},
+                   {"messages_min_per_second", row.messages.min},
+                   {"messages_max_per_second", row.messages.max},
+                   {"doorbells_per_call", row.doorbells}},
+                  row.cost, row.wrong);
+}
+
+Json ToJson(const bench::LatencyRow& row) {
+  Json json = {{"size", row.bytes}};
+  json.update(bench::ToJson(row.half_us));
+  return WithCost(std::move(json), row.cost, row.wrong);
+}
+
+// Streams, printed by `header` and `format`.
+template <typename Header, typename Format>
+Measure Streams(Header header, Format format) {
+  return [header, format](World& world, Transport& transport, const Request& request,
+                          const std::function<void(std::string)>& print,
+                          Json& results) -> absl::StatusOr<int64_t> {
+    print(header(transport.description(), request.settings, request.options, request.both_ways));
+    int64_t wrong = 0;
+    GW_RETURN_IF_ERROR(bench::MeasureStreams(world, transport, request.settings, request.options,
+                                             request.both_ways, [&](const bench::StreamRow& row) {
+                                               print(format(row));
+                                               results.push_back(ToJson(row));
+                                               wrong += row.wrong;
+                                             }));
+    return wrong;
   };
-  print(bench::WriteHeader(transport->description(), request.settings, request.options,
-                           request.both_ways));
-  json = {{"transport", transport->name()},     {"device", transport->description()},
-          {"bidirectional", request.both_ways}, {"iterations", request.options.iterations},
-          {"runs", request.options.cycles},     {"results", nlohmann::ordered_json::array()}};
+}
+
+absl::StatusOr<int64_t> RoundTrips(World& world, Transport& transport, const Request& request,
+                                   const std::function<void(std::string)>& print, Json& results) {
+  print(bench::LatencyHeader(transport.description(), request.settings, request.options));
   int64_t wrong = 0;
-  GW_RETURN_IF_ERROR(bench::MeasureWrites(world, *transport, request.settings, request.options,
-                                          request.both_ways, [&](const bench::WriteRow& row) {
-                                            print(bench::FormatRow(row));
-                                            wrong += row.wrong;
-                                            json["results"].push_back(
-                                                {{"size", row.bytes},
-                                                 {"bandwidth_gbps", row.bandwidth.p50},
-                                                 {"bandwidth_min_gbps", row.bandwidth.min},
-                                                 {"bandwidth_max_gbps", row.bandwidth.max},
-                                                 {"messages_per_second", row.messages_per_second},
-                                                 {"cpu_seconds_per_gb", row.cpu_seconds_per_gb},
-                                                 {"wrong", row.wrong}});
-                                          }));
+  GW_RETURN_IF_ERROR(bench::MeasureLatency(world, transport, request.settings, request.options,
+                                           [&](const bench::LatencyRow& row) {
+                                             print(bench::FormatRow(row));
+                                             results.push_back(ToJson(row));
+                                             wrong += row.wrong;
+                                           }));
+  return wrong;
+}
+
+absl::StatusOr<int64_t> RunOn(World& world, const Request& request, const std::string& name,
+                              const Measure& measure, Json& json) {
+  GW_ASSIGN_OR_RETURN(const auto transport, CreateTransport(world, request.settings, name));
+  GW_ASSIGN_OR_RETURN(
+      json, DescribeThisRun(world, request.settings, transport->name(), transport->description()));
+  json["transport"] = transport->name();
+  json["device"] = transport->description();
+  json["bidirectional"] = request.both_ways;
+  json["warmup_iters"] = request.options.warmups;
+  json["iterations"] = request.options.iterations;
+  json["runs"] = request.options.cycles;
+  Json results = Json::array();
+  const auto print = [&world](const std::string& text) {
+    if (world.rank() == 0) PrintNow(text);
+  };
+  GW_ASSIGN_OR_RETURN(const int64_t wrong, measure(world, *transport, request, print, results));
+  print(fmt::format("# Out of bounds values : {} {}\n", wrong, wrong == 0 ? "OK" : "FAILED"));
+  json["results"] = std::move(results);
   const TransportCounters counters = transport->counters();
   json["counters"] = {
       {"writes", counters.writes},         {"credit_messages", counters.credit_messages},
       {"doorbells", counters.doorbells},   {"send_completions", counters.send_completions},
       {"queue_full", counters.queue_full}, {"syscalls", counters.syscalls},
       {"blocks", counters.blocks}};
-  if (wrong > 0) return MakeError(absl::StatusCode::kDataLoss, "{} bytes arrived wrong", wrong);
-  return absl::OkStatus();
+  return wrong;
 }
 
-int Run(const Request& request) {
-  const absl::StatusOr<LaunchPlace> place =
-      FindLaunchPlace(ProcessEnvironment(), request.settings, /*allow_single=*/true);
-  if (!place.ok()) return ReportError(place.status());
-  if (const auto sizes = bench::SizesOf(request.options); !sizes.ok()) {
-    return ReportError(sizes.status());
+void AddCommand(CLI::App& bench, Action& action, const std::string& name, const std::string& help,
+                const bench::Options& defaults, bool streams, Measure measure) {
+  CLI::App* command = bench.add_subcommand(name, help);
+  auto request = std::make_shared<Request>();
+  bench::Options& options = request->options;
+  options = defaults;
+  bench::AddSweepFlags(*command, options);
+  if (streams) {
+    command
+        ->add_option("-N,--runs", options.cycles,
+                     "runs per row, whose median, least and most are shown")
+        ->check(CLI::Range(1, 10'000))
+        ->capture_default_str();
+    command->add_flag("--bidirectional", request->both_ways,
+                      "both ranks write at once; what one direction carries counts");
   }
-  if (place->family == "single") {
-    return RunCommandLocally(request.options.ranks == 0 ? 2
-                                                        : static_cast<int>(request.options.ranks));
-  }
-  SetUpLogging(request.settings.log_level, place->rank);
-  std::signal(SIGPIPE, SIG_IGN);
-  const auto world = JoinWorld(*place, request.settings);
-  if (!world.ok()) return ReportError(world.status(), place->rank);
-  nlohmann::ordered_json json;
-  absl::Status status = Measure(**world, request, json);
-  if (status.ok() && place->rank == 0 && !request.options.report_file.empty()) {
-    status = WriteJson(json, request.options.report_file);
-  }
-  const absl::Status left = (*world)->Leave(Message(status));
-  if (!status.ok()) return ReportError(status, place->rank);
-  return left.ok() ? kDone : ReportError(left, place->rank);
+  AddJsonFlag(*command, options.report_file);
+  AddSettings(*command, request->settings);
+  command->footer(
+      fmt::format("Between two ranks: of a job, or started here. Credits bound what is under way\n"
+                  "(--slots), a message larger than --slice-bytes travels in slices, and the\n"
+                  "receiver compares every byte at the end of a row.\n\n"
+                  "Examples:\n"
+                  "  gradwire bench {0}                      two local ranks\n"
+                  "  gradwire bench {0} --transport tcp      the same over TCP\n"
+                  "  gradwire launch --nnodes 2 --node-rank 0 --master-addr 10.0.0.1 -n 1 -- \\\n"
+                  "    gradwire bench {0} -J {0}.json\n",
+                  name));
+  command->callback([&action, request, name, measure = std::move(measure)] {
+    action = [request, name, measure] {
+      if (const auto sizes = bench::SizesOf(request->options); !sizes.ok()) {
+        return ReportError(sizes.status());
+      }
+      const int64_t ranks = request->options.ranks == 0 ? 2 : request->options.ranks;
+      return RunAsRank(
+          request->settings, static_cast<int>(ranks), request->options.report_file,
+          [&](World& world, Json& json) { return RunOn(world, *request, name, measure, json); });
+    };
+  });
 }
 
 }  // namespace
 
-void AddWriteBandwidth(CLI::App& bench, Action& action) {
-  CLI::App* command =
-      bench.add_subcommand("write_bw", "bandwidth of writes from one rank to another");
-  auto request = std::make_shared<Request>();
-  request->options.min_bytes = 4 << 10;
-  request->options.max_bytes = 4 << 20;
-  request->options.step_factor = 4;
-  request->options.cycles = 5;
-  bench::AddSweepFlags(*command, request->options);
-  command
-      ->add_option("-N,--runs", request->options.cycles,
-                   "runs per row, whose median, least and most are shown")
-      ->check(CLI::Range(1, 10'000))
-      ->capture_default_str();
-  command
-      ->add_option("-J,--json", request->options.report_file,
-                   "writes the numbers as JSON to FILE too, - for stdout")
-      ->type_name("FILE");
-  command->add_flag("--bidirectional", request->both_ways,
-                    "both ranks write at once; the bandwidth is that of one direction");
-  AddSettings(*command, request->settings);
-  command->callback([&action, request] { action = [request] { return Run(*request); }; });
+void AddLinkBenches(CLI::App& bench, Action& action) {
+  bench::Options options;
+  options.min_bytes = 4 << 10;
+  options.max_bytes = 4 << 20;
+  options.step_factor = 4;
+  options.cycles = 5;
+  AddCommand(bench, action, "write_bw", "bandwidth of writes from one rank to another", options,
+             /*streams=*/true, Streams(bench::BandwidthHeader, bench::BandwidthRow));
+  options.min_bytes = 1;
+  options.max_bytes = 4 << 10;
+  options.iterations = 20'000;
+  options.warmups = 1000;
+  AddCommand(bench, action, "msg_rate", "small messages a second from one rank to another", options,
+             /*streams=*/true, Streams(bench::RateHeader, bench::RateRow));
+  options.max_bytes = 64 << 10;
+  options.iterations = 1000;
+  options.warmups = 100;
+  options.cycles = 1;
+  AddCommand(bench, action, "write_lat", "latency of a write from one rank to another", options,
+             /*streams=*/false, RoundTrips);
 }
 
 }  // namespace gradwire::cli

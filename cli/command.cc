@@ -20,14 +20,7 @@ std::string Describe(const SettingInfo& info) {
 
 }  // namespace
 
-void AddSettings(CLI::App& command, Settings& settings) {
-  // A bad variable is told after the parse, so that --help works all the same.
-  auto environment = std::make_shared<absl::Status>();
-  command.preparse_callback([&settings, environment](size_t) {
-    absl::StatusOr<Settings> from_environment = SettingsFromEnvironment();
-    *environment = from_environment.status();
-    settings = from_environment.ok() ? *std::move(from_environment) : Settings();
-  });
+void AddSettingFlags(CLI::App& command, Settings& settings) {
   for (const SettingInfo& info : AllSettings()) {
     const std::string flag = fmt::format("--{}", info.name);
     command
@@ -41,6 +34,17 @@ void AddSettings(CLI::App& command, Settings& settings) {
         ->type_name("")
         ->group("Settings");
   }
+}
+
+void AddSettings(CLI::App& command, Settings& settings) {
+  // A bad variable is told after the parse, so that --help works all the same.
+  auto environment = std::make_shared<absl::Status>();
+  command.preparse_callback([&settings, environment](size_t) {
+    absl::StatusOr<Settings> from_environment = SettingsFromEnvironment();
+    *environment = from_environment.status();
+    settings = from_environment.ok() ? *std::move(from_environment) : Settings();
+  });
+  AddSettingFlags(command, settings);
   command.parse_complete_callback([&settings, environment] {
     absl::Status status = *environment;
     if (status.ok()) status = Validate(settings);

@@ -30,6 +30,8 @@ using Action = std::function<int()>;
 // overlaid with flags; a bad or unknown one ends the parse with an error that names it. `settings`
 // must live as long as `command`.
 void AddSettings(CLI::App& command, Settings& settings);
+// The flags alone, which write to `settings` as it stands.
+void AddSettingFlags(CLI::App& command, Settings& settings);
 
 // Prints "gradwire: [rank N: ]message" as one line on stderr; returns kMisuse for InvalidArgument
 // and NotFound, else kFailed.
@@ -61,8 +63,10 @@ void AddLaunch(CLI::App& root, std::vector<std::string>& arguments, Action& acti
 void AddTrain(CLI::App& root, Action& action);
 void AddDemo(CLI::App& root, Action& action);
 void AddBench(CLI::App& root, Action& action);
-void AddWriteBandwidth(CLI::App& bench, Action& action);
+void AddLinkBenches(CLI::App& bench, Action& action);
 void AddPsBench(CLI::App& bench, Action& action);
+void AddCompareBench(CLI::App& bench, Action& action);
+void AddPeersBench(CLI::App& bench, Action& action);
 void AddPs(CLI::App& root, Action& action);
 void AddRendezvous(CLI::App& root, Action& action);
 void AddConfig(CLI::App& root, Action& action);

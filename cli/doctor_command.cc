@@ -50,19 +50,21 @@ class SpawnPlan {
   }
 
   // Returns an errno value, 0 for success.
-  int Spawn(const std::vector<std::string>& argv, pid_t& pid) const {
-    std::vector<char*> arguments;
-    for (const std::string& text : argv) arguments.push_back(const_cast<char*>(text.c_str()));
-    arguments.push_back(nullptr);
-    // Nothing of the caller's environment matters to these programs, and under sudo it is another
-    // user's. Their messages are quoted, so they are asked for in English.
-    std::array<char*, 3> environment = {const_cast<char*>("PATH=/usr/sbin:/usr/bin:/sbin:/bin"),
-                                        const_cast<char*>("LC_ALL=C"), nullptr};
-    return posix_spawn(&pid, argv[0].c_str(), &actions_, &attributes_, arguments.data(),
-                       environment.data());
+  int Spawn(const std::vector<std::string>& argv, const std::vector<std::string>& environment,
+            pid_t& pid) const {
+    return posix_spawn(&pid, argv[0].c_str(), &actions_, &attributes_, Pointers(argv).data(),
+                       Pointers(environment).data());
   }
 
  private:
+  // As posix_spawn wants them; valid as long as `texts`.
+  static std::vector<char*> Pointers(const std::vector<std::string>& texts) {
+    std::vector<char*> pointers;
+    for (const std::string& text : texts) pointers.push_back(const_cast<char*>(text.c_str()));
+    pointers.push_back(nullptr);
+    return pointers;
+  }
+
   posix_spawn_file_actions_t actions_;
   posix_spawnattr_t attributes_;
 };
@@ -84,6 +86,14 @@ bool Drain(int fd, std::string& output) {
 
 absl::StatusOr<CommandResult> RunCommand(const std::vector<std::string>& argv,
                                          std::chrono::milliseconds limit) {
+  // Nothing of the caller's environment matters to these programs, and under sudo it is another
+  // user's. Their messages are quoted, so they are asked for in English.
+  return RunCommandWith(argv, limit, {"PATH=/usr/sbin:/usr/bin:/sbin:/bin", "LC_ALL=C"});
+}
+
+absl::StatusOr<CommandResult> RunCommandWith(const std::vector<std::string>& argv,
+                                             std::chrono::milliseconds limit,
+                                             const std::vector<std::string>& environment) {
   if (argv.empty()) return InvalidArgument("no program to run");
   std::array<int, 2> ends;
   if (pipe2(ends.data(), O_CLOEXEC) != 0) return ErrnoError(errno, "cannot make a pipe");
@@ -92,7 +102,7 @@ absl::StatusOr<CommandResult> RunCommand(const std::vector<std::string>& argv,
   fcntl(from.get(), F_SETFL, O_NONBLOCK);
 
   pid_t pid = -1;
-  if (const int error = SpawnPlan(to.get()).Spawn(argv, pid); error != 0) {
+  if (const int error = SpawnPlan(to.get()).Spawn(argv, environment, pid); error != 0) {
     return ErrnoError(error, "cannot run {}", argv[0]);
   }
   to.Close();

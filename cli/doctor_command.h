@@ -1,4 +1,4 @@
-// Other programs as doctor runs them: without a shell, in bounded time.
+// Other programs as doctor and bench run them: without a shell, in bounded time.
 #pragma once
 
 #include <chrono>
@@ -21,6 +21,10 @@ using CommandRunner = std::function<absl::StatusOr<CommandResult>(
     const std::vector<std::string>& argv, std::chrono::milliseconds limit)>;
 absl::StatusOr<CommandResult> RunCommand(const std::vector<std::string>& argv,
                                          std::chrono::milliseconds limit);
+// The same with the variables NAME=value instead of a bare environment.
+absl::StatusOr<CommandResult> RunCommandWith(const std::vector<std::string>& argv,
+                                             std::chrono::milliseconds limit,
+                                             const std::vector<std::string>& environment);
 
 // PATH of this process and the folders of system programs, which a user's PATH often leaves out.
 std::vector<std::string> ProgramFolders();

@@ -43,7 +43,7 @@ class GlooGroup : public Group {
   int rank() const override { return context_->rank; }
   int size() const override { return context_->size; }
 
-  absl::Status AllReduce(float* data, size_t count) override {
+  absl::Status Run(float* data, size_t count) override {
     return Reduce(data, count, &gloo::sum<float>);
   }
   absl::Status Barrier() override {
@@ -88,8 +88,8 @@ int RunRank(int rank, int ranks, const std::string& algorithm, const std::string
     context->connectFullMesh(store, device);
     using Algorithm = gloo::AllreduceOptions::Algorithm;
     GlooGroup group(context, algorithm == "bcube" ? Algorithm::BCUBE : Algorithm::RING, barrier);
-    const auto wrong = Sample(group, options, [](const std::string& row) {
-      std::puts(row.c_str());
+    const auto wrong = Sample(group, options, [](const SampledRow& row) {
+      std::puts(FormatCsv(row).c_str());
       std::fflush(stdout);
     });
     if (!wrong.ok()) throw std::runtime_error(Message(wrong.status()));

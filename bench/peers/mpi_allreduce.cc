@@ -23,7 +23,7 @@ class MpiGroup : public Group {
   int rank() const override { return rank_; }
   int size() const override { return size_; }
 
-  absl::Status AllReduce(float* data, size_t count) override {
+  absl::Status Run(float* data, size_t count) override {
     return Reduce(data, count, MPI_FLOAT, MPI_SUM);
   }
   absl::Status Barrier() override { return Check(MPI_Barrier(MPI_COMM_WORLD), "MPI_Barrier"); }
@@ -55,8 +55,8 @@ int Run(int argc, char** argv) {
   if (const int code = ParseArguments(app, options, argc, argv); code >= 0) return code;
   MpiGroup group;
   if (group.rank() == 0) std::puts(SamplingHeader().c_str());
-  const auto wrong = Sample(group, options, [](const std::string& row) {
-    std::puts(row.c_str());
+  const auto wrong = Sample(group, options, [](const SampledRow& row) {
+    std::puts(FormatCsv(row).c_str());
     std::fflush(stdout);
   });
   if (!wrong.ok()) {

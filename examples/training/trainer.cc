@@ -69,8 +69,15 @@ absl::StatusOr<std::unique_ptr<Trainer>> Trainer::Create(Communicator& communica
                                                          const TrainerOptions& options) {
   GW_RETURN_IF_ERROR(CheckBatch(options.batch, dataset));
   std::unique_ptr<Trainer> self(new Trainer(communicator, dataset, model, optimizer, options));
+  std::vector<Parameter<float>*> parameters = model.parameters();
+  std::ranges::sort(parameters, {}, &Parameter<float>::offset);
+  std::vector<int64_t> sizes;
+  for (const Parameter<float>* parameter : parameters) sizes.push_back(parameter->size);
   GW_ASSIGN_OR_RETURN(self->buckets_,
-                      GradientBuckets::Create(communicator, model, options.bucket_bytes));
+                      GradientBuckets::Create(communicator, sizes, options.bucket_bytes));
+  for (Parameter<float>* parameter : parameters) {
+    parameter->gradient = self->buckets_->At(parameter->offset);
+  }
   return self;
 }
 
@@ -139,8 +146,9 @@ absl::StatusOr<StepResult> Trainer::Step(std::span<const uint32_t> batch) {
   if (part.empty()) {
     buckets_->ReadyWithZeros();
   } else {
-    model_.Backward(d_logits_,
-                    [this](const Parameter<float>& parameter) { buckets_->Ready(parameter); });
+    model_.Backward(d_logits_, [this](const Parameter<float>& parameter) {
+      buckets_->Ready(parameter.offset + parameter.size);
+    });
   }
   absl::Status status = result.communication.Wait(totals_work);
   status.Update(Update(result));

@@ -16,9 +16,9 @@
 #include <vector>
 
 #include "collectives/communicator.h"
+#include "collectives/gradient_buckets.h"
 #include "examples/training/checkpoint.h"
 #include "examples/training/dataset.h"
-#include "examples/training/gradient_buckets.h"
 #include "examples/training/model.h"
 #include "parameter_server/clip.h"
 #include "parameter_server/optimizer.h"

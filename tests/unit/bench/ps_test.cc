@@ -52,7 +52,8 @@ void MeasuresAndChecks(int ranks, const PsOptions& options) {
         EXPECT_NEAR(side->algorithm_bandwidth(bytes),
                     static_cast<double>(bytes) / side->time_us.p50 * 1e-3, 1e-9);
       }
-      EXPECT_GT(row->push_pull.cpu_seconds_per_gb, 0);
+      EXPECT_GT(row->push_pull.cost.cpu_seconds_per_gb(), 0);
+      EXPECT_GT(row->push_pull.cost.syscalls, 0);
       EXPECT_THAT((*bench)->push_pull_description(), HasSubstr("tcp"));
     }
   });
@@ -128,8 +129,10 @@ TEST(FirstRanks, AreAWorldWithoutTheOthers) {
 TEST(PsTable, NamesUnitsAndNumbersEndInTheSameColumns) {
   PsOptions options;
   PsRow row{.bytes = 64 << 20, .count = 16 << 20};
-  row.push_pull = {.time_us = Summarize({40'000, 42'000, 50'000}), .cpu_seconds_per_gb = 1.5};
-  row.all_reduce = {.time_us = Summarize({20'000, 21'000, 30'000}), .cpu_seconds_per_gb = 0.5};
+  row.push_pull = {.time_us = Summarize({40'000, 42'000, 50'000}),
+                   .cost = {.user_seconds_per_gb = 1.5}};
+  row.all_reduce = {.time_us = Summarize({20'000, 21'000, 30'000}),
+                    .cost = {.user_seconds_per_gb = 0.5}};
   row.copy_us = Summarize({8'000, 8'388.608, 9'000});
   row.wrong = 0;
   const std::string header = PsHeader(options, 2, "tcp on lo; 1 server, bsp", "tcp on lo");

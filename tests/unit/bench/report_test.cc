@@ -55,8 +55,12 @@ TEST_F(ReportTest, HoldsWhatTheTableShows) {
   row.in_place.wrong = 2;
   row.in_place.samples = {3, 1, 2};
   row.in_place.per_call = Summarize(row.in_place.samples);
-  row.in_place.cpu_seconds_per_gb = 0.5;
-  row.in_place.voluntary_switches = 9;
+  row.in_place.cost = {.user_seconds_per_gb = 0.375,
+                       .system_seconds_per_gb = 0.125,
+                       .voluntary_switches = 9,
+                       .involuntary_switches = 1,
+                       .syscalls = 4,
+                       .blocks = 2};
 
   auto report = Report::Create(Path("r.json"));
   ASSERT_TRUE(report.ok());
@@ -85,7 +89,12 @@ TEST_F(ReportTest, HoldsWhatTheTableShows) {
   EXPECT_TRUE(result.at("out_of_place").at("nwrong").is_null());
   EXPECT_EQ(result.at("in_place").at("nwrong"), 2);
   EXPECT_EQ(result.at("in_place").at("cpu_s_per_gb"), 0.5);
-  EXPECT_EQ(result.at("in_place").at("voluntary_switches"), 9);
+  EXPECT_EQ(result.at("in_place").at("user_s_per_gb"), 0.375);
+  EXPECT_EQ(result.at("in_place").at("system_s_per_gb"), 0.125);
+  EXPECT_EQ(result.at("in_place").at("voluntary_switches_per_call"), 9);
+  EXPECT_EQ(result.at("in_place").at("involuntary_switches_per_call"), 1);
+  EXPECT_EQ(result.at("in_place").at("syscalls_per_call"), 4);
+  EXPECT_EQ(result.at("in_place").at("blocks_per_call"), 2);
   EXPECT_EQ(result.at("in_place_per_iter").at("p50_us"), 2);
   EXPECT_EQ(result.at("in_place_per_iter").at("times_us"), nlohmann::json({3, 1, 2}));
   EXPECT_EQ(json.at("out_of_bounds").at("okay"), false);

@@ -1,16 +1,19 @@
 // The measuring loop on real communicators, ranks as threads.
 #include "bench/runner.h"
 
+#include <fmt/format.h>
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <algorithm>
 #include <functional>
+#include <memory>
 #include <mutex>
 #include <string>
 #include <vector>
 
-#include "bench/sampling.h"
+#include "bench/first_ranks.h"
+#include "bench/samples.h"
 #include "tests/support/local_world.h"
 
 namespace gradwire::bench {
@@ -68,6 +71,8 @@ TEST(RunSweep, MeasuresAndChecksEveryCollective) {
         EXPECT_NEAR(half->bus_bandwidth, half->algorithm_bandwidth * collective.BusFactor(3), 1e-9);
         EXPECT_EQ(half->wrong, 0);
         EXPECT_EQ(half->samples.size(), 3u);
+        EXPECT_GT(half->cost.cpu_seconds_per_gb(), 0);
+        EXPECT_GT(half->cost.syscalls, 0);  // over TCP nothing moves without
         EXPECT_GT(half->per_call.min, 0);
         EXPECT_LE(half->per_call.p50, half->per_call.p99);
       }
@@ -141,16 +146,46 @@ TEST(RunSamples, PrintsOnRankZeroAlone) {
     Options options;
     options.sizes = {8, 100'000};
     options.sampling.budget = 1e-3;
-    const auto wrong = RunSamples(communicator, options, [&](const std::string& row) {
+    const auto wrong = RunSamples(communicator, options, [&](const SampledRow& row) {
       EXPECT_EQ(communicator.rank(), 0);
       const std::lock_guard lock(mutex);
-      rows.push_back(row);
+      rows.push_back(FormatCsv(row));
     });
     ASSERT_TRUE(wrong.ok()) << Message(wrong.status());
     EXPECT_EQ(*wrong, 0);
   });
   ASSERT_EQ(rows.size(), 2u);
   EXPECT_THAT(rows[1], HasSubstr("gradwire,tcp,3,100000,"));
+}
+
+TEST(RunByTurns, TakesEverySizeOfEveryVariantInEachRound) {
+  LocalJob::Run(3, [&](World& world) {
+    const auto first = Communicator::Create(world, TestSettings());
+    const std::unique_ptr<World> again = FirstRanks(world, world.size());
+    const auto second = Communicator::Create(*again, TestSettings());
+    ASSERT_TRUE(first.ok() && second.ok());
+    SamplingOptions options;
+    options.sizes = {120, 1200};
+    options.budget = 1e-5;
+    for (const CollectiveInfo& collective : AllCollectives()) {
+      std::vector<int64_t> told;
+      const auto rows =
+          RunByTurns({{"a", first->get(), false}, {"b", second->get(), true}}, collective, options,
+                     2, [&](int64_t done) { told.push_back(done); });
+      ASSERT_TRUE(rows.ok()) << collective.name << ": " << Message(rows.status());
+      EXPECT_EQ(told, (std::vector<int64_t>{1, 2}));
+      std::vector<std::string> order;
+      for (const SampledRow& row : *rows) {
+        EXPECT_EQ(row.wrong, 0) << collective.name;
+        EXPECT_EQ(row.ranks, 3);
+        EXPECT_NEAR(row.bus_bandwidth, row.algorithm_bandwidth * collective.BusFactor(3), 1e-9);
+        order.push_back(fmt::format("{}{}/{}", row.peer, row.round, row.bytes));
+      }
+      // Who begins changes with each size and round.
+      EXPECT_EQ(order, (std::vector<std::string>{"a1/120", "b1/120", "b1/1200", "a1/1200", "b2/120",
+                                                 "a2/120", "a2/1200", "b2/1200"}));
+    }
+  });
 }
 
 }  // namespace

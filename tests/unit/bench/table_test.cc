@@ -19,7 +19,12 @@ Row SampleRow() {
   row.in_place = {.time_us = 1234567.8, .algorithm_bandwidth = 123456, .bus_bandwidth = 1.5};
   row.in_place.wrong = 3;
   row.in_place.per_call = Summarize({1, 2, 3});
-  row.in_place.cpu_seconds_per_gb = 0.75;
+  row.in_place.cost = {.user_seconds_per_gb = 0.5,
+                       .system_seconds_per_gb = 0.25,
+                       .voluntary_switches = 3,
+                       .involuntary_switches = 0.125,
+                       .syscalls = 12345.67,
+                       .blocks = 2};
   return row;
 }
 
@@ -43,7 +48,8 @@ TEST(TableRow, HasNcclTestsWidths) {
             "        4096          1024     float     sum      -1"
             "    12.35    0.33    0.33     N/A"
             "  1234568  123456    1.50       3"
-            "     2.00     3.00     3.00     0.75\n");
+            "     2.00     3.00     3.00     0.75     0.50     0.25     3.00     0.12  12345.7"
+            "     2.00\n");
 }
 
 TEST(TableRow, NamesRootsAndMissingOperations) {

@@ -1,8 +1,9 @@
-// The gradients of a model, grouped in buckets whose all-reduce overlaps the backward pass.
+// Gradients grouped in buckets whose all-reduce overlaps the backward pass.
 //
-// Each bucket is one registered allocation; the gradients of its parameters are views into it. The
-// layout is that of the model's flat array: last layer first, so buckets fill in order. As soon as
-// the last gradient of a bucket is final its all-reduce starts, while earlier layers still compute.
+// Gradients come in the order in which a backward pass finishes them, last layer first; end to end
+// they are one flat array. Each bucket is a piece of it in a registered allocation of its own. As
+// soon as the last gradient of a bucket is final its all-reduce starts, while earlier layers still
+// compute.
 #pragma once
 
 #include <chrono>
@@ -12,10 +13,10 @@
 #include <vector>
 
 #include "collectives/communicator.h"
-#include "examples/training/model.h"
+#include "transport/memory.h"
 #include "transport/status.h"
 
-namespace gradwire::training {
+namespace gradwire {
 
 // What communication cost one rank.
 struct CommunicationTime {
@@ -32,21 +33,24 @@ struct CommunicationTime {
 
 class GradientBuckets {
  public:
-  // A bucket closes before the parameter with which it would exceed `bucket_bytes`; a larger
-  // parameter has a bucket of its own. `communicator` and `model` must outlive the buckets.
+  // For gradients of so many elements each, at least one. A bucket closes before the gradient with
+  // which it would exceed `bucket_bytes`; a larger gradient has a bucket of its own, and with 1
+  // byte each has. `communicator` must outlive the buckets.
   static absl::StatusOr<std::unique_ptr<GradientBuckets>> Create(Communicator& communicator,
-                                                                 Model<float>& model,
+                                                                 std::span<const int64_t> sizes,
                                                                  int64_t bucket_bytes);
   ~GradientBuckets();  // waits for what still runs
   GradientBuckets(const GradientBuckets&) = delete;
   GradientBuckets& operator=(const GradientBuckets&) = delete;
 
   int count() const { return static_cast<int>(buckets_.size()); }
-  // First parameter of a bucket in the model's flat array.
+  // First element of a bucket in the flat array.
   int64_t offset(int bucket) const { return buckets_[static_cast<size_t>(bucket)].offset; }
+  // Where the gradient that begins at `offset` of the flat array lies, whole.
+  float* At(int64_t offset);
 
-  // This parameter's gradient is final; called in the order of the flat array.
-  void Ready(const Parameter<float>& parameter);
+  // All gradients before `end` of the flat array are final. `end` grows during a step.
+  void Ready(int64_t end);
   // Contributes zero everywhere: the step of a rank whose part of the batch is empty.
   void ReadyWithZeros();
   // Waits for a bucket. Call for each bucket, in order.
@@ -58,8 +62,8 @@ class GradientBuckets {
 
  private:
   struct Bucket {
-    int64_t offset = 0;  // parameters
-    int64_t size = 0;    // parameters
+    int64_t offset = 0;  // elements
+    int64_t size = 0;    // elements
     Region memory;
     std::span<float> gradients;
     Work work;
@@ -70,7 +74,7 @@ class GradientBuckets {
 
   Communicator& communicator_;
   std::vector<Bucket> buckets_;
-  size_t next_ = 0;  // the bucket that fills now
+  size_t next_ = 0;  // the bucket that fills now; count() when all have started
 };
 
-}  // namespace gradwire::training
+}  // namespace gradwire
