@@ -69,35 +69,41 @@ function barTip(event, title, tally, piece, what) {
 }
 
 function drawBarRows(rows, classes, width, label) {
-  const left = width < 560 ? 84 : 124;
+  // Long names stand above their bars.
+  const above = rows.some(({name}) => name.length > 14);
+  const left = above ? 0 : width < 560 ? 106 : 124;
   const right = 74;
-  const [rowHeight, barHeight] = [30, 22];
+  const barHeight = 22;
+  const top = above ? 20 : 0;
+  const rowHeight = barHeight + top + 8;
   const svg = newSvg(width, rows.length * rowHeight + 6, label);
   const longest = d3.max(rows, ({tally}) => tally.total_ns / Math.max(1, tally.operations)) || 1;
   const x = d3.scale.linear().domain([0, longest]).range([0, width - left - right]);
   rows.forEach(({name, tally, tallied}, r) => {
     const row = svg.append("g").attr("class", "bar-row").attr("transform", `translate(0,${r * rowHeight + 4})`);
-    const shown = name.length * 6.8 > left - 10 ? `${name.slice(0, Math.floor((left - 16) / 6.8))}…` : name;
-    row.append("text").attr({class: "row-name", x: left - 12, y: barHeight / 2, dy: "0.35em",
-      "text-anchor": "end"}).text(shown).append("title").text(name);
-    row.append("rect").attr({class: "lane", x: left, width: x(longest), height: barHeight});
+    const room = Math.floor((above ? width : left - 12) / 6.8);
+    row.append("text").attr({class: "row-name", x: above ? 0 : left - 12, y: above ? 9 : barHeight / 2,
+      dy: "0.35em", "text-anchor": above ? "start" : "end"})
+      .text(name.length > room ? `${name.slice(0, room - 1)}…` : name).append("title").text(name);
+    row.append("rect").attr({class: "lane", x: left, y: top, width: x(longest), height: barHeight});
     const pieces = stack(tally, classes);
     for (const piece of pieces) {
-      const box = {x: left + x(piece.begin), width: Math.max(0.5, x(piece.size) - 0.75), height: barHeight};
+      const box = {x: left + x(piece.begin), width: Math.max(0.5, x(piece.size) - 0.75),
+        y: top, height: barHeight};
       const group = row.append("g").attr({class: "piece", "data-class": piece.name});
       group.append("rect").attr(box).style("fill", fill(piece.name));
       if (stalled.has(piece.name)) group.append("rect").attr(box).style("fill", "url(#hatch)");
       const text = [`${piece.label} ${percent(shareOf(tally, piece.name))}`, percent(shareOf(tally, piece.name))]
         .find((candidate) => candidate.length * 6.6 + 10 < box.width);
       if (text) {
-        const inside = group.append("text").attr({class: "inside", x: box.x + 6, y: barHeight / 2, dy: "0.35em"})
+        const inside = group.append("text").attr({class: "inside", x: box.x + 6, y: top + barHeight / 2, dy: "0.35em"})
           .style("fill", ink(piece.name)).text(text);
         if (stalled.has(piece.name)) inside.classed("on-hatch", true).style("stroke", fill(piece.name));
       }
       group.on("mousemove", () => barTip(d3.event, name, tally, piece, tallied))
         .on("mouseleave", () => tip.hide());
     }
-    row.append("text").attr({class: "row-value", x: width, y: barHeight / 2, dy: "0.35em",
+    row.append("text").attr({class: "row-value", x: width, y: top + barHeight / 2, dy: "0.35em",
       "text-anchor": "end"}).text(time(d3.sum(pieces, ({size}) => size)));
   });
   return svg.node();

@@ -47,9 +47,9 @@ function drawXAxis(svg, names, position, bottom, width) {
 }
 
 function axisTitles(svg, chart, width, height) {
-  svg.append("text").attr({class: "axis-title", x: 0, y: 10}).text(chart.y_label);
+  svg.append("text").attr({class: "axis-title", x: 0, y: 10}).text(units(chart.y_label));
   svg.append("text").attr({class: "axis-title", x: width, y: height - 4, "text-anchor": "end"})
-    .text(chart.x_label);
+    .text(units(chart.x_label));
 }
 
 function yScale(chart, low, high, top, bottom) {
@@ -171,7 +171,7 @@ function drawChart(chart, width) {
     const i = Math.floor((d3.mouse(this)[0] - margin.left) / step);
     if (i < 0 || i >= chart.x.length) return tip.hide();
     tip.show(d3.event.clientX, d3.event.clientY, `${chart.x_label} ${chart.x[i]}`,
-      chart.series.map((series) => [series.name, spread(series, i)]), chart.y_label);
+      chart.series.map((series) => [series.name, spread(series, i)]), units(chart.y_label));
   }).on("mouseleave", () => tip.hide());
   return svg.node();
 }
@@ -253,8 +253,7 @@ function modelFigure(model) {
   const rows = model.points.map((p) => [p.what, bytes(p.bytes), String(p.ranks),
     number(p.measured_us, 4), number(p.predicted_us, 4),
     p.measured_us > 0 ? percent(p.predicted_us / p.measured_us - 1) : "–"]);
-  return element("figure", {class: "chart model"},
-    element("figcaption", {}, "What a model of three costs predicts"),
+  return element("figure", {class: "chart model", "aria-label": "Model and measurement"},
     element("p", {class: "formula"}, `time = ${number(model.alpha_us)} µs a message + ` +
       `${number(model.beta_us_per_mb)} µs a MB moved + ${number(model.gamma_us_per_mb)} µs a MB ` +
       `reduced. Half of the predictions are within ${percent(model.error)} of the measurement; ` +

@@ -2,7 +2,11 @@
 // The data, numbers for readers, elements, and what all charts share: class colours and the classes
 // that are switched off. Text goes into the page as text, never as markup.
 
-const report = JSON.parse(document.getElementById("data").textContent);
+// Strings come from files and peers: characters that reorder or hide others become visible.
+const plain = (text) =>
+  text.replace(/[\u0000-\u0008\u000b-\u001f\u007f-\u009f\u200b-\u200f\u202a-\u202e\u2060-\u2069\ufeff]/g, "\ufffd");
+const report = JSON.parse(document.getElementById("data").textContent,
+  (_, value) => typeof value === "string" ? plain(value) : value);
 const classOf = new Map(report.classes.map((entry) => [entry.name, entry]));
 // Classes in which a rank stands still; drawn hatched.
 const stalled = new Set(["send_queue_full", "no_credit", "receiver_not_ready", "late_peer",
@@ -21,9 +25,12 @@ const timeUnits = [[1e9, "s"], [1e6, "ms"], [1e3, "µs"], [1, "ns"]];
 function unitFor(ns) {
   return timeUnits.find(([size]) => Math.abs(ns) >= size) || timeUnits[3];
 }
+// Three digits, so that times in a column compare at a glance.
 function time(ns) {
   const [size, unit] = unitFor(ns);
-  return `${number(ns / size)} ${unit}`;
+  const value = ns / size;
+  if (size === 1) return `${Math.round(value)} ns`;
+  return `${Math.abs(value) >= 1000 ? number(value) : value.toPrecision(3)} ${unit}`;
 }
 function bytes(count) {
   for (const [size, unit] of [[1e9, "GB"], [1e6, "MB"], [1e3, "kB"]]) {
@@ -38,6 +45,9 @@ function plural(count, noun) {
   return `${count.toLocaleString("en-US")} ${noun}${count === 1 ? "" : "s"}`;
 }
 
+// Units as a reader expects them; terminals get "us".
+const units = (text) => text.replace(/\bus\b/g, "µs");
+
 // ---- elements
 
 function element(tag, attributes = {}, ...children) {
@@ -47,8 +57,14 @@ function element(tag, attributes = {}, ...children) {
     else if (value === true) node.setAttribute(name, "");
     else if (value !== false && value !== null && value !== undefined) node.setAttribute(name, value);
   }
-  node.append(...children.flat().filter((child) => child !== null && child !== undefined));
+  node.append(...children.flat(Infinity).filter((child) => child !== null && child !== undefined));
   return node;
+}
+
+// A sentence with its flags set apart, so that they are not broken.
+function sentence(text) {
+  return text.split(/(--[a-z][a-z0-9-]*(?:[ =]\d[\w]*)?)/).map((part, i) =>
+    i % 2 ? element("code", {class: "flag"}, part) : part);
 }
 
 let lastId = 0;
@@ -57,12 +73,12 @@ const freshId = (prefix) => `${prefix}-${++lastId}`;
 // Rows of cells (text or elements); cells that are numbers go to the right.
 function table(columns, rows, caption) {
   const isNumber = columns.map((_, i) => rows.some((row) => row[i] !== "") && rows.every((row) =>
-    typeof row[i] === "string" && /^[-+–]?[\d.,]*\s?([%a-zA-Zµ]{1,3}(\/s)?)?$/.test(row[i])));
+    typeof row[i] === "string" && /^(–|[-+]?\d[\d.,]*\s?([%a-zA-Zµ]{1,3}(\/s)?)?)$/.test(row[i])));
   const cell = (tag, value, i) =>
     element(tag, {class: isNumber[i] ? "number" : null, scope: tag === "th" ? "col" : null}, value);
   return element("div", {class: "table", tabindex: "0", role: "region", "aria-label": caption},
     element("table", {},
-      element("thead", {}, element("tr", {}, columns.map((name, i) => cell("th", name, i)))),
+      element("thead", {}, element("tr", {}, columns.map((name, i) => cell("th", units(name), i)))),
       element("tbody", {}, rows.map((row) =>
         element("tr", {}, row.map((value, i) => cell("td", value, i)))))));
 }

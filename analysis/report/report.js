@@ -7,7 +7,7 @@ function paragraphs(text, attributes = {}) {
 function list(title, sentences, kind) {
   if (!sentences.length) return null;
   return element("div", {class: kind}, element("h4", {}, title),
-    element("ul", {}, sentences.map((sentence) => element("li", {}, sentence))));
+    element("ul", {}, sentences.map((text) => element("li", {}, sentence(text)))));
 }
 
 // ---- findings
@@ -23,8 +23,8 @@ function findingItem(finding) {
     element("div", {class: "share"}, element("b", {}, percent(finding.share)),
       element("span", {class: "share-track"}, bar)),
     element("div", {class: "reason"},
-      element("p", {class: "sentence"}, finding.sentence),
-      finding.advice ? element("p", {class: "advice"}, finding.advice) : null,
+      element("p", {class: "sentence"}, sentence(finding.sentence)),
+      finding.advice ? element("p", {class: "advice"}, sentence(finding.advice)) : null,
       element("p", {class: "meta"}, swatch(finding.class), `${classOf.get(finding.class).label} · ${where}`)));
 }
 
@@ -50,7 +50,7 @@ function settingsTable(run) {
   const rows = names.map((name) => {
     const all = values(name);
     const same = all.every((value) => value === all[0]);
-    return [element("code", {}, name), same ? all[0] : all.map((v, i) => `rank ${run.ranks[i].rank}: ${v}`).join(", ")];
+    return [element("code", {}, plain(name)), same ? all[0] : all.map((v, i) => `rank ${run.ranks[i].rank}: ${v}`).join(", ")];
   });
   return foldout("Settings", table(["setting", "value"], rows, `Settings of ${run.name}`));
 }
@@ -58,7 +58,7 @@ function settingsTable(run) {
 function countersTable(run) {
   const names = [...new Set(run.ranks.flatMap(({counters}) => Object.keys(counters)))].sort();
   if (!names.length) return null;
-  const rows = names.map((name) => [element("code", {}, name),
+  const rows = names.map((name) => [element("code", {}, plain(name)),
     ...run.ranks.map(({counters}) => name in counters ? counters[name].toLocaleString("en-US") : "")]);
   return foldout("Counters over the run", table(["counter", ...run.ranks.map(({rank}) => `rank ${rank}`)],
     rows, `Counters of ${run.name}`));
@@ -80,7 +80,7 @@ function runFacts(run) {
   const facts = [["transport", transports], ["ranks", String(run.world_size)],
     ["operations", run.operation_count.toLocaleString("en-US")],
     ["median operation", time(run.totals.median_operation_ns)],
-    ["of", kinds.length === 1 ? kinds[0].what : plural(kinds.length, "kind")],
+    kinds.length === 1 ? ["operation", kinds[0].what] : ["kinds of operation", String(kinds.length)],
     ["recorded", run.started]];
   return element("dl", {class: "facts"}, facts.filter(([, value]) => value).map(([name, value]) =>
     element("div", {}, element("dt", {}, name), element("dd", {}, value))));
@@ -90,7 +90,7 @@ function runArticle(run, level) {
   const heading = (text, id) => element(`h${level}`, {id}, text);
   const sub = (text) => element(`h${level + 1}`, {}, text);
   const parts = [heading(run.name, run.id), runFacts(run),
-    list("Mind", [...run.problems, ...run.left_out], "problem")];
+    list("Read with care", run.problems, "problem")];
   if (run.totals.ranks.length) {
     let timeline = null;
     const detailed = run.operations.some(({ranks}) => ranks.some(({intervals}) => intervals.class.length));
@@ -100,7 +100,12 @@ function runArticle(run, level) {
       timeline.chooseOperation(operation);
       timeline.figure.scrollIntoView({block: "nearest", behavior: "smooth"});
     };
-    parts.push(sub("Where the time goes"), classLegend(run),
+    const critical = run.totals.critical_path.operations > 0;
+    parts.push(sub("Where the time goes"),
+      element("p", {class: "hint"}, `Shares are of ${critical ? "the critical path" : "all ranks' time"}; ` +
+        "hatched: the rank stands still.",
+        element("span", {class: "screen"}, " A click on a class hides it in all charts and timelines.")),
+      classLegend(run),
       barsFigure(run, "Mean of one operation, by rank", rankRows(run)),
       run.totals.ranks.length > maxBars
         ? element("p", {class: "hint"}, `The first ${maxBars} of ${run.totals.ranks.length} ranks.`) : null,
@@ -110,6 +115,7 @@ function runArticle(run, level) {
       timeline ? timeline.figure
         : element("p", {class: "hint"}, "This recording has no intervals to draw a timeline of."));
   }
+  parts.push(list("What this page leaves out", run.left_out, "notes"));
   if (level > 2 && run.findings.length) {  // those of the report's own runs are at its top
     parts.push(sub("What to change"), element("ol", {class: "findings"}, run.findings.map(findingItem)));
   }

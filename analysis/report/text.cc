@@ -11,7 +11,7 @@
 namespace gradwire::analysis {
 namespace {
 
-constexpr int kMinWidth = 40;
+constexpr int kMinWidth = 60;
 constexpr int kLabelWidth = 14;
 constexpr int kTimeWidth = 10;
 constexpr int kShareWidth = 8;
@@ -56,7 +56,10 @@ std::string Time(double ns) {
   return fmt::format("{:.{}f} {}", ns, ns >= 100 || unit[0] == 'n' ? 0 : ns >= 10 ? 1 : 2, unit);
 }
 
-std::string Percent(double share) { return fmt::format("{:.1f} %", 100 * share); }
+std::string Percent(double share) {
+  if (share > 0 && share < 0.0005) return "<0.1 %";
+  return fmt::format("{:.1f} %", 100 * share);
+}
 
 double MeanNs(const Tally& tally) {
   return tally.operations == 0 ? 0 : static_cast<double>(tally.total_ns) / tally.operations;

@@ -8,7 +8,7 @@
 namespace gradwire::analysis {
 
 struct TextOptions {
-  int width = 80;        // columns; at least 40
+  int width = 80;        // columns; 60 at least
   bool colored = false;  // ANSI colours; without them letters alone tell classes apart
 };
 

@@ -1,7 +1,7 @@
 // The timeline of a run: a lane per rank, its intervals by class, writes as arrows when few are in
 // view, and the critical path as a line that runs along the lanes and changes between them.
 
-const maxArrows = 250;
+const arrowWidth = 16;      // pixels of the plot for each arrow; with more, none is drawn
 const minLabelWidth = 64;   // pixels of an interval that is named inside
 const minSpan = 20;         // ns in view at least
 
@@ -69,7 +69,8 @@ class Timeline {
       element("button", {type: "button", "aria-label": name, title: name, onclick}, label);
     const check = (label, key) => element("label", {class: "check"}, element("input", {type: "checkbox",
       checked: true, onchange: (event) => { this[key] = event.target.checked; this.draw(); }}), label);
-    this.canvas = element("canvas", {tabindex: "0", role: "img", "aria-describedby": helpId});
+    this.canvas = element("canvas", {tabindex: "0", role: "application", "aria-roledescription": "timeline",
+      "aria-describedby": helpId});
     this.status = element("p", {class: "status", role: "status", "aria-live": "polite"});
     this.figure = element("figure", {class: "timeline"},
       element("figcaption", {}, "Timeline"),
@@ -247,6 +248,7 @@ class Timeline {
 
   // ---- geometry, in CSS pixels
 
+  maxArrows() { return this.plotWidth() / arrowWidth; }
   plotWidth() { return this.width - this.left - this.right; }
   x(at) { return this.left + (at - this.from) / (this.to - this.from) * this.plotWidth(); }
   timeAt(x) { return this.from + (x - this.left) / this.plotWidth() * (this.to - this.from); }
@@ -298,7 +300,7 @@ class Timeline {
     canvas.setAttribute("aria-label", `Timeline of ${plural(this.ranks.length, "rank")}: ` +
       `${time(this.to - this.from)} of ${what}`);
     const arrows = !this.showsWrites || writes === 0 ? ""
-      : writes > maxArrows ? ` · ${plural(writes, "write")}: zoom in to see them as arrows`
+      : writes > this.maxArrows() ? ` · ${plural(writes, "write")}: zoom in to see them as arrows`
       : ` · ${plural(writes, "write")}`;
     this.status.textContent = `${time(this.to - this.from)} in view · ${plural(count, "interval")}${arrows}`;
   }
@@ -412,7 +414,7 @@ class Timeline {
   // Returns how many writes are in view; draws them when they can be told apart.
   drawFlows(context) {
     const seen = this.flows.filter(({posted, arrived}) => posted < this.to && arrived > this.from);
-    if (seen.length > maxArrows) return seen.length;
+    if (seen.length > this.maxArrows()) return seen.length;
     context.save();
     context.beginPath();
     context.rect(this.left, this.top - 8, this.plotWidth(), this.height);
@@ -420,7 +422,7 @@ class Timeline {
     context.strokeStyle = this.text;
     context.fillStyle = this.text;
     context.lineWidth = 1;
-    context.globalAlpha = seen.length > 60 ? 0.4 : 0.65;
+    context.globalAlpha = 0.6;
     for (const {from, to, posted, arrived} of seen) {
       const down = to > from;
       const [x1, x2] = [this.x(posted), this.x(arrived)];

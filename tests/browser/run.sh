@@ -28,4 +28,4 @@ cmp -s "$here/package.json" "$work/installed.json" || {
 }
 "$pages" "$work"
 NODE_PATH=$work/node_modules GWTEST_CHROMIUM=$chromium GWTEST_FOLDER=$work \
-  exec timeout 240 node --test "$here/report_test.js"
+  exec timeout 500 node --test "$here/report_test.js"
