@@ -25,20 +25,6 @@ std::string LocalTime() {
   return std::string(text, std::strftime(text, sizeof(text), "%Y-%m-%d %H:%M:%S", &local));
 }
 
-// `arguments` with the values of secret settings hidden, whether written --name=value or --name
-// value.
-std::vector<std::string> WithoutSecrets(std::vector<std::string> arguments) {
-  for (const SettingInfo& info : AllSettings()) {
-    if (!info.secret) continue;
-    const std::string flag = fmt::format("--{}", info.name);
-    for (size_t i = 0; i < arguments.size(); ++i) {
-      if (arguments[i] == flag && i + 1 < arguments.size()) arguments[i + 1] = "***";
-      if (arguments[i].rfind(flag + "=", 0) == 0) arguments[i] = flag + "=***";
-    }
-  }
-  return arguments;
-}
-
 Json Numbers(const Half& half) {
   Json json = {{"time", half.time_us},
                {"alg_bw", half.algorithm_bandwidth},
@@ -96,7 +82,7 @@ Json EffectiveSettings(const Settings& settings) {
 }
 
 Json ToJson(const Machine& machine) {
-  return {{"cpu_model", machine.cpu_model}, {"cores", machine.cores}, {"kernel", machine.kernel}};
+  return {{"cpu_model", machine.cpu}, {"cores", machine.cores}, {"kernel", machine.kernel}};
 }
 
 Json ToJson(const Cost& cost) {

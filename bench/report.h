@@ -16,6 +16,7 @@
 #include "bench/statistics.h"
 #include "bench/table.h"
 #include "transport/bootstrap/world.h"
+#include "transport/machine.h"
 #include "transport/settings.h"
 #include "transport/status.h"
 

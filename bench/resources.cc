@@ -1,28 +1,12 @@
 #include "bench/resources.h"
 
-#include <sched.h>
 #include <sys/resource.h>
-#include <sys/utsname.h>
-
-#include <fstream>
-#include <thread>
 
 namespace gradwire::bench {
 namespace {
 
 double Seconds(const timeval& time) {
   return static_cast<double>(time.tv_sec) + static_cast<double>(time.tv_usec) * 1e-6;
-}
-
-// The first "model name" (x86) or "Model" (some others) of /proc/cpuinfo.
-std::string CpuModel() {
-  std::ifstream file("/proc/cpuinfo");
-  for (std::string line; std::getline(file, line);) {
-    if (line.rfind("model name", 0) != 0 && line.rfind("Model", 0) != 0) continue;
-    const size_t value = line.find_first_not_of(" \t", line.find(':') + 1);
-    return value == std::string::npos ? "" : line.substr(value);
-  }
-  return "";
 }
 
 }  // namespace
@@ -62,17 +46,6 @@ Cost CostOf(const ResourceUse& total, double gigabytes, double calls) {
   return {per(total.user_seconds, gigabytes),   per(total.system_seconds, gigabytes),
           per(total.voluntary_switches, calls), per(total.involuntary_switches, calls),
           per(total.syscalls, calls),           per(total.blocks, calls)};
-}
-
-Machine ThisMachine() {
-  Machine machine{CpuModel(), static_cast<int>(std::thread::hardware_concurrency()), ""};
-  cpu_set_t allowed;
-  if (sched_getaffinity(0, sizeof(allowed), &allowed) == 0) machine.cores = CPU_COUNT(&allowed);
-  utsname system{};
-  if (uname(&system) == 0) {
-    machine.kernel = std::string(system.sysname) + " " + system.release;
-  }
-  return machine;
 }
 
 }  // namespace gradwire::bench

@@ -1,7 +1,5 @@
-// What a measurement costs the machine, and which machine it is.
+// What a measurement costs the machine.
 #pragma once
-
-#include <string>
 
 #include "transport/transport.h"
 
@@ -36,12 +34,5 @@ struct Cost {
 };
 // Rates over nothing are 0.
 Cost CostOf(const ResourceUse& total, double gigabytes, double calls);
-
-struct Machine {
-  std::string cpu_model;  // empty when the system does not tell
-  int cores = 0;          // that this process may use
-  std::string kernel;     // "Linux 6.1.0"
-};
-Machine ThisMachine();
 
 }  // namespace gradwire::bench

@@ -17,6 +17,7 @@
 #include "cli/bench_common.h"
 #include "cli/doctor_command.h"
 #include "cli/report.h"
+#include "transport/machine.h"
 
 namespace gradwire::cli {
 namespace {
@@ -155,7 +156,7 @@ class PeersRun {
 
   Words Command(const Peer& peer, int ranks, int64_t round) const {
     // Ranks are bound to cores while each has one; Gloo's never, since each has two threads.
-    const std::string bind = ranks <= bench::ThisMachine().cores ? "core" : "none";
+    const std::string bind = ranks <= ThisMachine().cores ? "core" : "none";
     const std::string count = std::to_string(ranks);
     Words words;
     const auto add = [&words](const Words& more) {
@@ -255,10 +256,10 @@ int Run(const Request& request) {
   json["flags"] = request.flags;
   json["left_out"] = Json::object();
 
-  const bench::Machine machine = bench::ThisMachine();
+  const Machine machine = ThisMachine();
   PrintComment(fmt::format(
       "all-reduce of float, in place, on {} ({} cores), {}; {} rounds, {} s a size",
-      machine.cpu_model, machine.cores, machine.kernel, request.rounds, request.sampling.budget));
+      machine.cpu, machine.cores, machine.kernel, request.rounds, request.sampling.budget));
   for (const std::string& name : request.peers) {
     const Peer& peer = *std::ranges::find(AllPeers(), name, &Peer::name);
     const std::string missing = run.Missing(peer);

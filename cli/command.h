@@ -12,6 +12,7 @@
 #include "cli/local_job.h"
 #include "collectives/communicator.h"
 #include "transport/bootstrap/world.h"
+#include "transport/machine.h"
 #include "transport/settings.h"
 #include "transport/status.h"
 
@@ -51,8 +52,6 @@ absl::StatusOr<Job> JoinJob(const Settings& settings);
 // The same without the collectives.
 absl::StatusOr<std::unique_ptr<World>> JoinJobWorld(const Settings& settings);
 
-// This process's command line.
-std::vector<std::string> CommandLine();
 // Starts this very command once per local rank, which find themselves inside a job; returns the
 // exit code.
 int RunCommandLocally(int ranks);
@@ -69,6 +68,8 @@ void AddCompareBench(CLI::App& bench, Action& action);
 void AddPeersBench(CLI::App& bench, Action& action);
 void AddPs(CLI::App& root, Action& action);
 void AddRendezvous(CLI::App& root, Action& action);
+void AddAnalyze(CLI::App& root, Action& action);
+void AddStudy(CLI::App& root, Action& action);
 void AddConfig(CLI::App& root, Action& action);
 void AddDevices(CLI::App& root, Action& action);
 void AddDoctor(CLI::App& root, Action& action);

@@ -1,6 +1,5 @@
 #include <csignal>
 #include <filesystem>
-#include <fstream>
 #include <system_error>
 
 #include "cli/command.h"
@@ -20,13 +19,6 @@ absl::StatusOr<Job> JoinJob(const Settings& settings) {
   GW_ASSIGN_OR_RETURN(job.world, JoinJobWorld(settings));
   GW_ASSIGN_OR_RETURN(job.communicator, Communicator::Create(*job.world, settings));
   return job;
-}
-
-std::vector<std::string> CommandLine() {
-  std::ifstream file("/proc/self/cmdline");
-  std::vector<std::string> arguments;
-  for (std::string argument; std::getline(file, argument, '\0');) arguments.push_back(argument);
-  return arguments;
 }
 
 int RunCommandLocally(int ranks) {

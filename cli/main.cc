@@ -90,6 +90,8 @@ int Main(int argc, char** argv) {
   AddTrain(root, action);
   AddLaunch(root, arguments, action);
   AddBench(root, action);
+  AddAnalyze(root, action);
+  AddStudy(root, action);
   AddPs(root, action);
   AddRendezvous(root, action);
   AddConfig(root, action);

@@ -8,7 +8,8 @@ install(TARGETS ${libraries} EXPORT gradwireTargets
 install(TARGETS urxe EXPORT gradwireTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(TARGETS gradwire_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
 # Of urxe only its interface: what else is there belongs to the library alone.
-install(DIRECTORY transport collectives parameter_server DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/gradwire
+install(DIRECTORY transport collectives parameter_server analysis
+        DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/gradwire
         FILES_MATCHING PATTERN "*.h" PATTERN "*_internal.h" EXCLUDE
         PATTERN "urxe/*" EXCLUDE)
 install(FILES transport/urxe/urxe.h DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/gradwire/transport/urxe)
