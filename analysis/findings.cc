@@ -107,7 +107,9 @@ Words WordsOf(const Run& run, Class in, int rank, int peer) {
       return {"was on the wire", "The link bounds it: fewer bytes, or a faster link."};
     }
     case Class::kLatePeer:
-      return {fmt::format("was the wait for {}, which came late", Who(rank >= 0 ? rank : peer)),
+      return {rank < 0 && peer < 0 ? "was the wait for whichever rank came late"
+                                   : fmt::format("was the wait for {}, which came late",
+                                                 Who(rank >= 0 ? rank : peer)),
               "Look at what it does before the collective."};
     case Class::kReducing:
       return {fmt::format("went into reducing at {}", Who(rank)),

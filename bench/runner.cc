@@ -61,7 +61,9 @@ class Sweep {
         collective_(collective),
         options_(options),
         send_(send),
-        receive_(receive) {}
+        receive_(receive) {
+    communicator_.Record(false);
+  }
 
   absl::StatusOr<Row> Measure(const Case& measured) {
     Row row{measured, measured.Bytes(communicator_.size())};
@@ -111,14 +113,17 @@ class Sweep {
                       .used = CurrentUse(communicator_.stats().transport) - before};
   }
 
-  // The percentiles: a barrier before each call, and the slowest rank's time.
+  // The percentiles: a barrier before each call, and the slowest rank's time. With --telemetry
+  // these calls are what is recorded.
   absl::Status SampleCalls(Call& call, std::vector<double>& samples) {
     samples.resize(static_cast<size_t>(options_.iterations));
     for (double& sample : samples) {
       GW_RETURN_IF_ERROR(communicator_.Barrier());
+      communicator_.Record(true);
       const double start = Now();
       GW_RETURN_IF_ERROR(call.Run());
       sample = Now() - start;
+      communicator_.Record(false);
     }
     return communicator_.AllReduce(samples, ReduceOp::kMax);
   }

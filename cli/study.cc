@@ -23,7 +23,7 @@ namespace gradwire::cli {
 namespace {
 
 struct StudyCommand {
-  std::string name;
+  std::vector<std::string> names;
   std::string out = "study";
   std::string json;
   int rounds = 3;
@@ -93,17 +93,23 @@ absl::StatusOr<analysis::Report> StudyCommand::Measure(
 }
 
 int StudyCommand::Run() {
-  if (list || name.empty()) {
+  if (list) {
     fmt::print("{}\n", Footer());
-    return name.empty() && !list ? kMisuse : kDone;
+    return kDone;
   }
   std::vector<const bench::StudyPlan*> plans;
-  for (const bench::StudyPlan& plan : bench::AllStudies()) {
-    if (name == "all" || name == plan.name) plans.push_back(&plan);
+  for (const std::string& name : names) {
+    const size_t before = plans.size();
+    for (const bench::StudyPlan& plan : bench::AllStudies()) {
+      if (name == "all" || name == plan.name) plans.push_back(&plan);
+    }
+    if (plans.size() == before) {
+      return ReportError(
+          InvalidArgument("there is no study {}; `gradwire study --list` names them", name));
+    }
   }
   if (plans.empty()) {
-    return ReportError(
-        InvalidArgument("there is no study {}; `gradwire study --list` names them", name));
+    return ReportError(InvalidArgument("which study? `gradwire study --list` names them"));
   }
   absl::StatusOr<analysis::Report> report = Measure(plans);
   if (!report.ok()) return ReportError(report.status());
@@ -126,7 +132,7 @@ void AddStudy(CLI::App& root, Action& action) {
   CLI::App* app = root.add_subcommand(
       "study", "ask one question of the pipeline, measure it, and draw the answer");
   app->footer([] { return Footer(); });
-  app->add_option("name", command->name, "a study, or all");
+  app->add_option("names", command->names, "studies, or all")->type_name("NAME");
   app->add_option("--out", command->out, "folder for report.html")->capture_default_str();
   app->add_option("--json", command->json, "also writes the results as JSON");
   app->add_option("--rounds", command->rounds, "times that each configuration is run")

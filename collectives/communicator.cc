@@ -54,6 +54,7 @@ std::string Communicator::transport_name() const { return engine_->transport().n
 std::string Communicator::description() const { return engine_->transport().description(); }
 CommunicatorStats Communicator::stats() const { return engine_->stats(); }
 absl::Status Communicator::SaveRecording() { return engine_->SaveRecording(); }
+void Communicator::Record(bool on) { engine_->Record(on); }
 absl::StatusOr<Region> Communicator::Allocate(size_t bytes) {
   return engine_->transport().Allocate(bytes, Access::kRemoteWrite);
 }

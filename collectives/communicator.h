@@ -95,6 +95,8 @@ class Communicator {
   // Writes what --telemetry recorded so far into its folder; OK when nothing is recorded. Otherwise
   // the destructor does it and can only log what goes wrong.
   absl::Status SaveRecording();
+  // Whether collectives that follow are recorded; they are unless told otherwise.
+  void Record(bool on);
 
   // Page-aligned, zeroed memory that is registered once: the place for gradient buckets.
   absl::StatusOr<Region> Allocate(size_t bytes);

@@ -137,7 +137,8 @@ absl::Status Communicator::Engine::Execute(const Request& request) {
   const Deadline start = Clock::now();
   absl::Status status;
   {
-    const Recorder::Operation recorded(recorder_.get(), request.key, issued_ + 1);
+    const Recorder::Operation recorded(recording_ ? recorder_.get() : nullptr, request.key,
+                                       issued_ + 1);
     status = exchange_.Begin(request.key, ++issued_);
     if (status.ok()) status = Dispatch(request);
   }

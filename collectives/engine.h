@@ -3,6 +3,7 @@
 // asynchronous call starts.
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <deque>
 #include <functional>
@@ -50,6 +51,7 @@ class Communicator::Engine {
   // All ranks together, before the first collective.
   absl::Status StartRecording();
   absl::Status SaveRecording();
+  void Record(bool on) { recording_ = on; }
 
  private:
   // Runs the next collective; the caller holds running_.
@@ -61,7 +63,8 @@ class Communicator::Engine {
   const Settings settings_;
   const std::unique_ptr<Transport> transport_;
   std::unique_ptr<Recorder> recorder_;  // none: nothing is recorded
-  Exchange exchange_;                   // of whoever holds running_
+  std::atomic<bool> recording_ = true;
+  Exchange exchange_;  // of whoever holds running_
 
   mutable std::mutex mutex_;
   std::condition_variable changed_;  // queue_, running_ or stopping_

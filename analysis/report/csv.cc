@@ -6,7 +6,7 @@
 #include <system_error>
 #include <vector>
 
-#include "parameter_server/file_io.h"
+#include "transport/file_io.h"
 
 namespace gradwire::analysis {
 namespace {
@@ -19,7 +19,7 @@ class CsvFile {
  public:
   static absl::StatusOr<CsvFile> Create(const std::filesystem::path& path,
                                         std::string_view header) {
-    GW_ASSIGN_OR_RETURN(ps::AtomicFile file, ps::AtomicFile::Create(path));
+    GW_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path));
     CsvFile csv(std::move(file));
     GW_RETURN_IF_ERROR(csv.Add(std::string(header)));
     return csv;
@@ -39,9 +39,9 @@ class CsvFile {
   absl::Status Commit() { return file_.Commit(); }
 
  private:
-  explicit CsvFile(ps::AtomicFile file) : file_(std::move(file)) {}
+  explicit CsvFile(AtomicFile file) : file_(std::move(file)) {}
 
-  ps::AtomicFile file_;
+  AtomicFile file_;
   std::string text_;
 };
 

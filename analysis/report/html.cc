@@ -6,7 +6,7 @@
 #include "analysis/report/json.h"
 #include "analysis/report/page.h"
 #include "analysis/report/thin.h"
-#include "parameter_server/file_io.h"
+#include "transport/file_io.h"
 
 namespace gradwire::analysis {
 namespace {
@@ -104,7 +104,7 @@ absl::Status WriteHtml(const Report& report, const std::filesystem::path& path) 
   }
   // Invalid UTF-8 in a title is replaced as JSON's is.
   const Json clean = Json::parse(Dump(Json(report.title)));
-  GW_ASSIGN_OR_RETURN(ps::AtomicFile file, ps::AtomicFile::Create(path));
+  GW_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path));
   GW_RETURN_IF_ERROR(file.Append(page.substr(0, title)));
   GW_RETURN_IF_ERROR(file.Append(Escaped(clean.get<std::string>())));
   const size_t after_title = title + kTitleMark.size();

@@ -1,6 +1,6 @@
 #include "analysis/report/json.h"
 
-#include "parameter_server/file_io.h"
+#include "transport/file_io.h"
 
 namespace gradwire::analysis {
 namespace {
@@ -229,7 +229,7 @@ std::string Dump(const Json& json) {
 }
 
 absl::Status WriteJson(const Report& report, const std::filesystem::path& path) {
-  GW_ASSIGN_OR_RETURN(ps::AtomicFile file, ps::AtomicFile::Create(path));
+  GW_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path));
   GW_RETURN_IF_ERROR(file.Append(Dump(report) + "\n"));
   return file.Commit();
 }

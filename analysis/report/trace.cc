@@ -7,7 +7,7 @@
 #include <string_view>
 
 #include "analysis/report/json.h"
-#include "parameter_server/file_io.h"
+#include "transport/file_io.h"
 
 namespace gradwire::analysis {
 namespace {
@@ -24,7 +24,7 @@ std::string Micros(int64_t ns) { return fmt::format("{:.3f}", static_cast<double
 // Events are written as they come: a recording may have millions.
 class TraceFile {
  public:
-  explicit TraceFile(ps::AtomicFile file) : file_(std::move(file)) {}
+  explicit TraceFile(AtomicFile file) : file_(std::move(file)) {}
 
   absl::Status Begin(const Run& run) {
     const Json about = {{"name", run.name}, {"started", run.started}, {"command", run.command}};
@@ -53,7 +53,7 @@ class TraceFile {
     return absl::OkStatus();
   }
 
-  ps::AtomicFile file_;
+  AtomicFile file_;
   std::string text_;
   bool is_first_ = true;
 };
@@ -121,7 +121,7 @@ absl::Status AddFlow(TraceFile& trace, const Flow& flow, size_t id) {
 }  // namespace
 
 absl::Status WriteTrace(const Run& run, const std::filesystem::path& path) {
-  GW_ASSIGN_OR_RETURN(ps::AtomicFile file, ps::AtomicFile::Create(path));
+  GW_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path));
   TraceFile trace(std::move(file));
   GW_RETURN_IF_ERROR(trace.Begin(run));
   GW_RETURN_IF_ERROR(AddNames(trace, run));

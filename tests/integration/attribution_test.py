@@ -1,0 +1,194 @@
+"""The analysis, proven by causes put in on purpose: for each, the class named first, the rank named,
+and the time attributed are those that were put in.
+
+Where a cause has no length of its own (a short queue, sleeping, lost packets), what it costs is
+measured: the same collective with and without it, in turns. Medians of whole runs are compared, and
+a machine that others use can spoil any one run: a cause passes when one of three attempts does.
+"""
+
+import json
+import os
+import statistics
+import unittest
+
+import harness
+
+TOLERANCE = 0.15
+PACKETS = {"URXE_PATH": "udp", "URXE_INTERFACES": "lo"}
+RDMA = ("--transport", "rdma", "--device", "urxe")
+
+
+def near(attributed, injected):
+    return abs(attributed - injected) <= TOLERANCE * injected
+
+
+class Run:
+    """One recorded run as `gradwire analyze` tells it."""
+
+    def __init__(self, run):
+        self.run = run
+        self.first = run["findings"][0]
+
+    def durations(self):
+        return [o["end_ns"] - o["begin_ns"] for o in self.run["operations"]]
+
+    def per_operation(self, name):
+        """Median ns of the critical path in the class."""
+        return statistics.median(self._of(o, name) for o in self.run["operations"])
+
+    def total(self, name):
+        """ns in the class, of all operations and ranks."""
+        return sum(rank["class_ns"].get(name, 0)
+                   for o in self.run["operations"] for rank in o["ranks"])
+
+    def on_path(self, name):
+        return sum(self._of(o, name) for o in self.run["operations"])
+
+    def counter(self, name):
+        return sum(rank["counters"].get(name, 0) for rank in self.run["ranks"])
+
+    @staticmethod
+    def _of(operation, name):
+        path = operation["critical_path"]
+        return sum(end - begin for begin, end, of in zip(
+            path["begin_ns"], path["end_ns"], path["class"]) if of == name)
+
+
+class InjectedCauses(harness.ProcessTest):
+    def recorded(self, ranks, size, *flags, env=None, calls=30):
+        folder = self.folder()
+        run = self.gradwire(
+            "bench", "allreduce", "--ranks", ranks, "--sizes", size, "-n", calls, "-w", 3, "-c", 0,
+            "--telemetry", folder, *flags, env=env)
+        self.assertCode(run, 0)
+        told = self.gradwire("analyze", folder, "--json", "-")
+        self.assertCode(told, 0)
+        run = Run(json.loads(told.out)["runs"][0])
+        self.assertEqual(run.run["problems"], [])
+        for operation in run.run["operations"]:
+            for rank in operation["ranks"]:
+                self.assertEqual(sum(rank["class_ns"].values()), rank["end_ns"] - rank["begin_ns"])
+        return run
+
+    def attempts(self, attempt):
+        """Passes when `attempt` returns no complaint, once of three times."""
+        complaints = []
+        for _ in range(3):
+            complaint = attempt()
+            if complaint is None:
+                return
+            complaints.append(complaint)
+        self.fail("\n".join(complaints))
+
+    def judge(self, run, name, rank, attributed, injected):
+        first = run.first
+        if first["class"] != name or (rank is not None and first["rank"] != rank):
+            return "%s at rank %s is named, not %s at %s: %s" % (
+                first["class"], first["rank"], name, rank, first["sentence"])
+        if not near(attributed, injected):
+            return "%s: %.0f us are attributed, %.0f were put in" % (
+                name, attributed / 1e3, injected / 1e3)
+        return None
+
+    def test_a_delay_at_one_rank(self):
+        def attempt():
+            run = self.recorded(3, 65536, "--delay-us", "1:3000")
+            return self.judge(run, "late_peer", 1, run.per_operation("late_peer"), 3_000_000)
+        self.attempts(attempt)
+
+    def test_a_throttled_reducer(self):
+        def attempt():
+            # Rank 1 reduces its half of 1 MiB at 100 MB/s.
+            run = self.recorded(2, 1 << 20, "--reduce-rate", "1:100")
+            return self.judge(run, "reducing", 1, run.per_operation("reducing"),
+                              (1 << 19) / 100e6 * 1e9)
+        self.attempts(attempt)
+
+    def compared(self, name, size, base, cause, env=None, cause_env=None, calls=40, total=False):
+        """What `cause` adds to the time of a collective is what the class gains."""
+        def attempt():
+            without, with_it = [], []
+            for _ in range(3):
+                without.append(self.recorded(2, size, *base, env=env, calls=calls))
+                with_it.append(self.recorded(2, size, *cause, env=cause_env or env, calls=calls))
+            times = [statistics.mean(r.durations()) for r in without]
+            slower = [statistics.mean(r.durations()) for r in with_it]
+            before = [r.on_path(name) / len(r.durations()) for r in without]
+            after = [r.on_path(name) / len(r.durations()) for r in with_it]
+            return self.judge(with_it[1], name, None,
+                              statistics.median(after) - statistics.median(before),
+                              statistics.median(slower) - statistics.median(times))
+        self.attempts(attempt)
+
+    SIGNALING = (*RDMA, "--slice-bytes", "16K", "--slots", "64", "--chain-length", "2")
+
+    def test_a_short_send_queue(self):
+        self.compared("send_queue_full", 1 << 20,
+                      (*self.SIGNALING, "--queue-depth", "128", "--signal-interval", "1"),
+                      (*self.SIGNALING, "--queue-depth", "2", "--signal-interval", "1"),
+                      env=PACKETS)
+
+    def test_an_interval_of_the_depth_minus_one(self):
+        self.compared("send_queue_full", 1 << 20,
+                      (*self.SIGNALING, "--queue-depth", "128", "--signal-interval", "3"),
+                      (*self.SIGNALING, "--queue-depth", "4", "--signal-interval", "3"),
+                      env=PACKETS)
+
+    def test_one_posted_receive(self):
+        def attempt():
+            run = self.recorded(2, 1 << 20, *RDMA, "--receive-depth", "1", env=PACKETS)
+            # Each NAK costs the receiver's timer (IBTA table 45, code 12).
+            naks = run.counter("device_receiver_not_ready")
+            return self.judge(run, "receiver_not_ready", None, run.total("receiver_not_ready"),
+                              naks * 640_000)
+        self.attempts(attempt)
+
+    def test_sleeping_until_a_completion(self):
+        self.compared("wake_up", 4096, (*RDMA, "--completion", "polling"),
+                      (*RDMA, "--completion", "channel"), calls=200)
+
+    def test_tiny_slices(self):
+        self.compared("posting", 4 << 20, (*RDMA, "--slice-bytes", "256K"),
+                      (*RDMA, "--slice-bytes", "4K"))
+
+    def test_lost_packets(self):
+        self.compared("wire", 1 << 20, RDMA, RDMA, env=PACKETS,
+                      cause_env={**PACKETS, "URXE_FAULTS": "drop=0.01,seed=1"}, calls=60)
+
+
+class Analyze(harness.ProcessTest):
+    def test_both_transports_in_one_report(self):
+        folder = self.folder()
+        for transport in ("tcp", "rdma"):
+            self.assertCode(self.gradwire(
+                "bench", "allreduce", "--ranks", 2, "--sizes", 65536, "-n", 5, "--transport",
+                transport, "--telemetry", os.path.join(folder, transport)), 0)
+        out = os.path.join(folder, "out")
+        told = self.gradwire("analyze", os.path.join(folder, "tcp"),
+                             os.path.join(folder, "rdma"), "--out", out)
+        self.assertCode(told, 0)
+        self.assertLessEqual(max(map(len, told.out.splitlines())), 80, told)
+        for name in ("report.html", "tcp/trace.json", "rdma/trace.json", "tcp/classes.csv"):
+            self.assertTrue(os.path.getsize(os.path.join(out, name)) > 100, name)
+        with open(os.path.join(out, "rdma/trace.json")) as file:
+            events = json.load(file)["traceEvents"]
+        self.assertEqual({e["pid"] for e in events if "pid" in e} >= {0, 1}, True)
+
+    def test_what_cannot_be_analysed_is_one_line(self):
+        folder = self.folder()
+        self.assertOneLine(self.gradwire("analyze", folder), "holds no recording")
+        with open(os.path.join(folder, "rank-0.gwr"), "wb") as file:
+            file.write(b"nonsense" * 100)
+        self.assertOneLine(self.gradwire("analyze", folder), "no recording of telemetry", code=1)
+        self.assertOneLine(self.gradwire("study", "nothing"), "there is no study nothing")
+
+    def test_a_folder_that_cannot_be_written(self):
+        file = os.path.join(self.folder(), "file")
+        open(file, "w").close()
+        result = self.gradwire("bench", "allreduce", "--ranks", 2, "--sizes", 8, "--telemetry", file)
+        self.assertFailed(result)
+        self.assertRegex(result.err, "--telemetry: cannot make the folder")
+
+
+if __name__ == "__main__":
+    unittest.main()
