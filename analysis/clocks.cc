@@ -75,12 +75,15 @@ std::vector<Alignment> AlignClocks(const std::vector<Recording>& ranks,
   for (size_t via = 0; via < n; ++via) {
     for (size_t a = 0; a < n; ++a) {
       for (size_t b = 0; b < n; ++b) {
+        // A contradiction must not go round and grow.
+        if (a == b || a == via || b == via) continue;
         if (bound[a][via] >= kUnbounded || bound[via][b] >= kUnbounded) continue;
         bound[a][b] = std::min(bound[a][b], bound[a][via] + bound[via][b]);
       }
     }
   }
   for (size_t i = 0; i < ranks.size(); ++i) {
+    if (clock[i] == clock[0]) continue;
     const auto mine = static_cast<size_t>(clock[i]), first = static_cast<size_t>(clock[0]);
     const int64_t most = bound[mine][first], least = -bound[first][mine];
     if (most >= kUnbounded || least <= -kUnbounded) {
