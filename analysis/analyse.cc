@@ -91,6 +91,7 @@ absl::StatusOr<Run> Analyse(const std::filesystem::path& folder, const AnalyseOp
   const Attribution attribution(trace);
   AddRanks(trace, run);
   int strange = 0, cut = 0;
+  int64_t ended = 0;  // of the operation before, on every rank
   for (const uint64_t number : trace.Numbers()) {
     Operation operation;
     operation.number = number;
@@ -117,8 +118,13 @@ absl::StatusOr<Run> Analyse(const std::filesystem::path& folder, const AnalyseOp
       ++cut;
       continue;
     }
+    const int64_t after = std::exchange(
+        ended,
+        std::max_element(operation.ranks.begin(), operation.ranks.end(),
+                         [](const RankTimes& a, const RankTimes& b) { return a.end_ns < b.end_ns; })
+            ->end_ns);
     if (operation.bytes == 0 && !options.barriers) continue;
-    operation.critical = CriticalPath(trace, attribution, operation);
+    operation.critical = CriticalPath(trace, attribution, operation, after);
     run.operations.push_back(std::move(operation));
   }
   if (strange > 0) {

@@ -17,7 +17,7 @@ const Stretch* Before(const Doing& doing, int64_t time) {
 }  // namespace
 
 std::vector<PathStep> CriticalPath(const Trace& trace, const Attribution& attribution,
-                                   const Operation& operation) {
+                                   const Operation& operation, int64_t after_ns) {
   std::vector<PathStep> path;  // backwards
   if (operation.ranks.size() != static_cast<size_t>(trace.world_size())) return path;
   const auto by_end = [](const RankTimes& a, const RankTimes& b) { return a.end_ns < b.end_ns; };
@@ -25,8 +25,9 @@ std::vector<PathStep> CriticalPath(const Trace& trace, const Attribution& attrib
     return a.begin_ns < b.begin_ns;
   };
   const auto last = std::max_element(operation.ranks.begin(), operation.ranks.end(), by_end);
-  const int64_t first =
-      std::min_element(operation.ranks.begin(), operation.ranks.end(), by_begin)->begin_ns;
+  const int64_t first = std::max(
+      after_ns,
+      std::min_element(operation.ranks.begin(), operation.ranks.end(), by_begin)->begin_ns);
 
   // The classes of [begin, end) on `rank`, latest first.
   const auto take = [&](int rank, int64_t begin, int64_t end) {

@@ -9,8 +9,9 @@
 namespace gradwire::analysis {
 
 // Covers the time from the first rank's begin to the last rank's end; empty unless every rank
-// recorded the operation.
+// recorded the operation. What lies before `after_ns` is left out: there the operation before had
+// not ended on every rank, and its own path tells why.
 std::vector<PathStep> CriticalPath(const Trace& trace, const Attribution& attribution,
-                                   const Operation& operation);
+                                   const Operation& operation, int64_t after_ns);
 
 }  // namespace gradwire::analysis

@@ -65,10 +65,11 @@ struct PathStep {
 
 struct Operation {
   uint64_t number = 0;
-  std::string what;                // "all_reduce of 262144 float, sum"
-  uint64_t bytes = 0;              // of the larger tensor
-  std::vector<RankTimes> ranks;    // those that recorded it, by rank
-  std::vector<PathStep> critical;  // covers first begin to last end; empty when a rank is missing
+  std::string what;              // "all_reduce of 262144 float, sum"
+  uint64_t bytes = 0;            // of the larger tensor
+  std::vector<RankTimes> ranks;  // those that recorded it, by rank
+  std::vector<PathStep>
+      critical;  // first begin (or the last end before) to last end; empty when a rank is missing
 };
 
 // A write from its post to its arrival; for arrows in a timeline.

@@ -102,28 +102,28 @@ class Sweep {
     return half;
   }
 
-  // The column `time`: calls one after another without anything between them.
+  // The column `time`: calls one after another without anything between them. With --telemetry
+  // these are what is recorded.
   absl::StatusOr<RankResult> TimeRun(Call& call) {
     GW_RETURN_IF_ERROR(communicator_.Barrier());
     const ResourceUse before = CurrentUse(communicator_.stats().transport);
+    communicator_.Record(true);
     const double start = Now();
     for (int64_t i = 0; i < options_.iterations; ++i) GW_RETURN_IF_ERROR(call.Run());
     const double took = Now() - start;
+    communicator_.Record(false);
     return RankResult{.time_us = took / static_cast<double>(options_.iterations),
                       .used = CurrentUse(communicator_.stats().transport) - before};
   }
 
-  // The percentiles: a barrier before each call, and the slowest rank's time. With --telemetry
-  // these calls are what is recorded.
+  // The percentiles: a barrier before each call, and the slowest rank's time.
   absl::Status SampleCalls(Call& call, std::vector<double>& samples) {
     samples.resize(static_cast<size_t>(options_.iterations));
     for (double& sample : samples) {
       GW_RETURN_IF_ERROR(communicator_.Barrier());
-      communicator_.Record(true);
       const double start = Now();
       GW_RETURN_IF_ERROR(call.Run());
       sample = Now() - start;
-      communicator_.Record(false);
     }
     return communicator_.AllReduce(samples, ReduceOp::kMax);
   }

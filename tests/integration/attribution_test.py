@@ -30,7 +30,9 @@ class Run:
         self.first = run["findings"][0]
 
     def durations(self):
-        return [o["end_ns"] - o["begin_ns"] for o in self.run["operations"]]
+        """ns of each critical path: they follow each other without overlap."""
+        return [sum(o["critical_path"]["end_ns"]) - sum(o["critical_path"]["begin_ns"])
+                for o in self.run["operations"]]
 
     def per_operation(self, name):
         """Median ns of the critical path in the class."""
