@@ -5,7 +5,8 @@
 // slice is written straight into the worker's parameters at its place in the flat array; then comes
 // the reply, written to a slot. Replies come in the order of the requests.
 //
-// A link between a shard and its replica carries the same requests, of kind kReplicate.
+// A link between a shard and its replica carries the same requests, of kind kReplicate; there a
+// reply stands for all requests up to its number.
 //
 // The tag of a write is the slice's number in its shard, or one of the two below. Integers are in
 // host order: both ends check kByteOrder.

@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <atomic>
 #include <cstring>
 #include <thread>
 
@@ -153,6 +154,62 @@ class TestWorker {
   std::optional<SendPool> messages_;
   Link* raw_ = nullptr;
   std::unique_ptr<ShardLink> link_;
+};
+
+// The other end of a primary's link to its replica; it answers as a test wants.
+class FakeReplica {
+ public:
+  FakeReplica(const std::string& transport, ShardThread& primary) : side_(SettingsFor(transport)) {
+    const auto request = primary.PrepareReplica("the replica", Soon());
+    EXPECT_TRUE(request.ok()) << request.status();
+    auto end = side_.transport->PrepareLink(0, "the primary",
+                                            {.window = kWindow, .slot_bytes = kSliceBytes});
+    EXPECT_TRUE(end.ok()) << end.status();
+    const ConnectReply reply = {.facts = (*end)->facts()};
+    auto link = side_.transport->FinishLink(*std::move(end), request->facts, Role::kAccept, Soon());
+    EXPECT_TRUE(link.ok()) << link.status();
+    link_ = *link;
+    // Over TCP both ends have a part in connecting.
+    std::atomic<bool> attached = false;
+    std::thread attaching([&] {
+      EXPECT_TRUE(primary.AttachReplica(reply, Soon()).ok());
+      attached = true;
+    });
+    while (!attached) Take();
+    attaching.join();
+    replies_.emplace(*SendPool::Make(*side_.transport, sizeof(Reply), 4));
+  }
+  ~FakeReplica() { side_.transport->CloseLink(link_); }
+
+  // Takes in what comes within a moment.
+  void Take() {
+    std::array<Completion, 16> batch;
+    const auto some = side_.transport->Wait(batch, Clock::now() + milliseconds(5));
+    for (int i = 0; some.ok() && i < *some; ++i) {
+      const Completion& completion = batch[static_cast<size_t>(i)];
+      if (completion.kind != Completion::Kind::kArrived) continue;
+      if (completion.tag == kRequestTag) ++requests;
+      EXPECT_TRUE(link_->Release(1).ok());
+    }
+    side_.transport->Flush().IgnoreError();
+  }
+  // Says that it has everything up to request `number`.
+  void Acknowledge(uint32_t number) {
+    const int buffer = replies_->Take();
+    Reply& reply = *new (replies_->bytes(buffer).data()) Reply;
+    reply.number = number;
+    const size_t length = offsetof(Reply, text);
+    EXPECT_TRUE(
+        link_->Write(replies_->Span(buffer, length), link_->NextSlot(length), kReplyTag).ok());
+    EXPECT_TRUE(side_.transport->Flush().ok());
+  }
+
+  uint32_t requests = 0;
+
+ private:
+  Side side_;
+  Link* link_ = nullptr;
+  std::optional<SendPool> replies_;
 };
 
 class ShardThreadTest : public testing::TestWithParam<std::string> {
@@ -452,6 +509,40 @@ TEST_P(ShardThreadTest, ALostReplicaHoldsNobodyUp) {
   primary->DetachReplica("its server was lost");
   ASSERT_TRUE(worker.Wait(2));
   EXPECT_TRUE(worker.replies.back().status().ok());
+  EXPECT_TRUE(Eventually(*primary,
+                         [](const ShardStatus& s) { return s.role == "primary, not replicated"; }));
+}
+
+TEST_P(ShardThreadTest, OneAnswerOfAReplicaStandsForAllBefore) {
+  auto primary = Start({.consistency = Consistency::kAsp});
+  FakeReplica replica(GetParam(), *primary);
+  TestWorker worker(GetParam(), 0, placement_);
+  ASSERT_TRUE(worker.Connect(*primary).ok());
+  const auto slices = static_cast<uint32_t>(placement_.slices(0).size());
+  ASSERT_GT(slices, 1u);
+  worker.Ask(Op::kAssign, 0, 0);
+  const Deadline deadline = Soon();
+  while (replica.requests < slices && Clock::now() < deadline) {
+    replica.Take();
+    EXPECT_FALSE(worker.Wait(1, Clock::now() + milliseconds(5)));
+  }
+  ASSERT_EQ(replica.requests, slices);
+  EXPECT_FALSE(worker.Wait(1, Clock::now() + milliseconds(50)));
+  replica.Acknowledge(slices);
+  EXPECT_TRUE(worker.Wait(1));
+  // It was not given up: a push waits for it again.
+  worker.Ask(Op::kPush, 1);
+  EXPECT_FALSE(worker.Wait(2, Clock::now() + milliseconds(200)));
+}
+
+TEST_P(ShardThreadTest, AReplicaThatAcknowledgesWhatItWasNotSentIsGivenUp) {
+  auto primary = Start({.consistency = Consistency::kAsp});
+  FakeReplica replica(GetParam(), *primary);
+  TestWorker worker(GetParam(), 0, placement_);
+  ASSERT_TRUE(worker.Connect(*primary).ok());
+  worker.Ask(Op::kAssign, 0, 0);
+  replica.Acknowledge(1000);
+  EXPECT_TRUE(worker.Wait(1));
   EXPECT_TRUE(Eventually(*primary,
                          [](const ShardStatus& s) { return s.role == "primary, not replicated"; }));
 }
