@@ -26,7 +26,7 @@ int Simulate(int argc, char** argv) {
   }
   xbt_log_control_set("xbt_cfg.thresh:warning");  // settings are not news
   simgrid::s4u::Engine engine(&argc, argv);
-  Fabric fabric(*simulation, BuildNetwork(*simulation));
+  Fabric fabric(*simulation, BuildNetwork(simulation->network));
   switch (simulation->work.algorithm) {
     case Algorithm::kRing:
       RunRing(fabric);

@@ -31,11 +31,10 @@ void Configure(const Network& network) {
 
 class Builder {
  public:
-  explicit Builder(const Simulation& simulation)
-      : network_(simulation.network),
-        in_order_(simulation.work.algorithm != Algorithm::kParameterServer),
-        nodes_(network_.ranks / network_.ranks_per_node),
-        hosts_(static_cast<size_t>(network_.ranks)) {}
+  explicit Builder(const Network& network)
+      : network_(network),
+        nodes_(network.ranks / network.ranks_per_node),
+        hosts_(static_cast<size_t>(network.ranks)) {}
 
   std::vector<sg::Host*> Build() {
     switch (network_.topology) {
@@ -53,13 +52,9 @@ class Builder {
   }
 
  private:
-  // A device sends the messages of one link one after the other, which makes a ring's first slice
-  // arrive before its last one has left, and takes turns between links. SimGrid has neither queues
-  // nor turns: a rank of a collective, which has one peer to write to at a time, sends one message
-  // at a time; servers and their workers, which have many, share the bandwidth among all.
-  void SendInOrder(sg::SplitDuplexLink* link) const {
-    if (in_order_) link->get_link_up()->set_concurrency_limit(1);
-  }
+  // A device sends one message after the other, in the order in which they were posted: this makes
+  // a ring's first slice arrive before its last one has left.
+  void SendInOrder(sg::SplitDuplexLink* link) { link->get_link_up()->set_concurrency_limit(1); }
 
   // Ranks of a node, each with a link to the node's switch. Half of the latency lies on either end
   // of a way, wherever it leads.
@@ -132,16 +127,15 @@ class Builder {
   }
 
   const Network& network_;
-  const bool in_order_;
   const int nodes_;
   std::vector<sg::Host*> hosts_;
 };
 
 }  // namespace
 
-std::vector<sg::Host*> BuildNetwork(const Simulation& simulation) {
-  Configure(simulation.network);
-  return Builder(simulation).Build();
+std::vector<sg::Host*> BuildNetwork(const Network& network) {
+  Configure(network);
+  return Builder(network).Build();
 }
 
 }  // namespace gradwire::analysis
