@@ -71,6 +71,7 @@ void AddRendezvous(CLI::App& root, Action& action);
 void AddAnalyze(CLI::App& root, Action& action);
 void AddStudy(CLI::App& root, Action& action);
 void AddConfig(CLI::App& root, Action& action);
+void AddPredict(CLI::App& root, Action& action);
 void AddDevices(CLI::App& root, Action& action);
 void AddDoctor(CLI::App& root, Action& action);
 

@@ -93,6 +93,7 @@ int Main(int argc, char** argv) {
   AddAnalyze(root, action);
   AddStudy(root, action);
   AddPs(root, action);
+  AddPredict(root, action);
   AddRendezvous(root, action);
   AddConfig(root, action);
   AddDevices(root, action);

@@ -7,6 +7,9 @@ install(TARGETS ${libraries} EXPORT gradwireTargets
         ARCHIVE DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(TARGETS urxe EXPORT gradwireTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR})
 install(TARGETS gradwire_cli RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+if(TARGET gradwire_simulate)
+  install(TARGETS gradwire_simulate RUNTIME DESTINATION ${CMAKE_INSTALL_BINDIR})
+endif()
 # Of urxe only its interface: what else is there belongs to the library alone.
 install(DIRECTORY transport collectives parameter_server analysis
         DESTINATION ${CMAKE_INSTALL_INCLUDEDIR}/gradwire

@@ -8,6 +8,12 @@
 namespace gradwire::analysis {
 namespace {
 
+std::string RateText(double bytes_per_s) {
+  return fmt::format("{:.4g} Gbit/s", bytes_per_s * 8 / 1e9);
+}
+
+}  // namespace
+
 const Prediction* BestOf(std::span<const Prediction> predictions) {
   const auto best = std::min_element(
       predictions.begin(), predictions.end(),
@@ -15,11 +21,32 @@ const Prediction* BestOf(std::span<const Prediction> predictions) {
   return best == predictions.end() ? nullptr : &*best;
 }
 
-std::string RateText(double bytes_per_s) {
-  return fmt::format("{:.4g} Gbit/s", bytes_per_s * 8 / 1e9);
+std::string ShorteningNote(const Prediction& prediction, double error, int ranks) {
+  constexpr std::array<const char*, 4> kUnits = {
+      "steps of either half of the ring", "pieces of recursive doubling", "pieces of the tree",
+      "slices of a parameter server"};
+  return fmt::format(
+      "{:.0f} of {:.0f} {} ({}) were simulated, the rest goes on at their pace; on {} ranks that "
+      "is {} off",
+      prediction.simulated_units, std::ceil(prediction.units),
+      kUnits[static_cast<size_t>(prediction.of.work.algorithm)], SizeText(prediction.of.work.bytes),
+      ranks, error < 0.0005 ? "less than 0.05 %" : fmt::format("{:.2g} %", 100 * error));
 }
 
-}  // namespace
+std::string Commented(std::string_view text) {
+  constexpr size_t kWidth = 78;
+  std::string lines;
+  while (!text.empty()) {
+    size_t end = text.size();
+    if (end > kWidth) {
+      end = text.rfind(' ', kWidth);
+      if (end == std::string_view::npos || end == 0) end = std::min(text.find(' '), text.size());
+    }
+    lines.append("# ").append(text.substr(0, end)).push_back('\n');
+    text.remove_prefix(std::min(text.find_first_not_of(' ', end), text.size()));
+  }
+  return lines;
+}
 
 std::string TimeText(double microseconds) {
   if (microseconds < 1e3) return fmt::format("{:.2f} us", microseconds);

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <span>
 #include <string>
+#include <string_view>
 
 #include "analysis/predict/predictor.h"
 
@@ -13,6 +14,13 @@ namespace gradwire::analysis {
 std::string TableHead(const Network& network, const std::string& gamma_source);
 // The rows of one size; marks the fastest.
 std::string TableRows(std::span<const Prediction> predictions);
+
+// The fastest; null when there are none.
+const Prediction* BestOf(std::span<const Prediction> predictions);
+// What was not simulated of this prediction, and what difference that makes.
+std::string ShorteningNote(const Prediction& prediction, double error, int ranks);
+// `text` as lines of at most 80 columns that start with '#'.
+std::string Commented(std::string_view text);
 
 nlohmann::ordered_json ToJson(const Prediction& prediction, bool best);
 
