@@ -253,11 +253,13 @@ function modelFigure(model) {
   const rows = model.points.map((p) => [p.what, bytes(p.bytes), String(p.ranks),
     number(p.measured_us, 4), number(p.predicted_us, 4),
     p.measured_us > 0 ? percent(p.predicted_us / p.measured_us - 1) : "–"]);
+  const how = model.overlaps ? "reductions go on while the next bytes travel" : "all of it adds up";
   return element("figure", {class: "chart model", "aria-label": "Model and measurement"},
-    element("p", {class: "formula"}, `time = ${number(model.alpha_us)} µs a message + ` +
-      `${number(model.beta_us_per_mb)} µs a MB moved + ${number(model.gamma_us_per_mb)} µs a MB ` +
-      `reduced. Half of the predictions are within ${percent(model.error)} of the measurement; ` +
-      "marks are measured, lines predicted."),
+    element("p", {class: "formula"}, `${number(model.alpha_us)} µs a message, ` +
+      `${number(model.beta_us_per_mb)} µs a MB moved, ${number(model.gamma_us_per_mb)} µs a MB reduced; ${how}. ` +
+      `Half of the predictions are within ${percent(model.error)} of the measurement. Marks are measured, ` +
+      "lines predicted."),
+    model.notes.length ? element("ul", {class: "notes"}, model.notes.map((note) => element("li", {}, note))) : null,
     legend, plot,
     foldout("Numbers", table(["operation", "size", "ranks", "measured (µs)", "predicted (µs)", "off by"],
       rows, "Measured and predicted times")));

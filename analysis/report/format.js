@@ -39,6 +39,7 @@ function bytes(count) {
   return `${count} B`;
 }
 function percent(share) {
+  if (share > 0 && share < 0.0005) return "<0.1 %";
   return `${number(100 * share, share >= 0.0995 ? 2 : 1)} %`;
 }
 function plural(count, noun) {
@@ -46,7 +47,7 @@ function plural(count, noun) {
 }
 
 // Units as a reader expects them; terminals get "us".
-const units = (text) => text.replace(/\bus\b/g, "µs");
+const units = (text) => text.replace(/(\(|\d ?)us\b/g, "$1µs");
 
 // ---- elements
 
@@ -64,7 +65,7 @@ function element(tag, attributes = {}, ...children) {
 // A sentence with its flags set apart, so that they are not broken.
 function sentence(text) {
   return text.split(/(--[a-z][a-z0-9-]*(?:[ =]\d[\w]*)?)/).map((part, i) =>
-    i % 2 ? element("code", {class: "flag"}, part) : part);
+    i % 2 ? element("code", {class: "flag"}, part) : units(part));
 }
 
 let lastId = 0;
@@ -73,7 +74,7 @@ const freshId = (prefix) => `${prefix}-${++lastId}`;
 // Rows of cells (text or elements); cells that are numbers go to the right.
 function table(columns, rows, caption) {
   const isNumber = columns.map((_, i) => rows.some((row) => row[i] !== "") && rows.every((row) =>
-    typeof row[i] === "string" && /^(–|[-+]?\d[\d.,]*\s?([%a-zA-Zµ]{1,3}(\/s)?)?)$/.test(row[i])));
+    typeof row[i] === "string" && /^(–|[-+<]?\d[\d.,]*\s?([%a-zA-Zµ]{1,3}(\/s)?)?)$/.test(row[i])));
   const cell = (tag, value, i) =>
     element(tag, {class: isNumber[i] ? "number" : null, scope: tag === "th" ? "col" : null}, value);
   return element("div", {class: "table", tabindex: "0", role: "region", "aria-label": caption},

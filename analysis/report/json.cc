@@ -138,6 +138,8 @@ void to_json(Json& json, const Model& model) {
           {"beta_us_per_mb", model.beta_us_per_mb},
           {"gamma_us_per_mb", model.gamma_us_per_mb},
           {"error", model.error},
+          {"overlaps", model.overlaps},
+          {"notes", model.notes},
           {"points", ArrayOf(model.points, [](const Model::Point& point) {
              return Json{{"what", point.what},
                          {"bytes", point.bytes},

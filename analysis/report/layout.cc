@@ -146,6 +146,9 @@ std::string Wrap(std::string_view text, int width, std::string_view head) {
   while (WidthOf(rest) > room) {
     const std::string_view fits = Prefix(rest, room + 1);  // a space may be the one too many
     size_t end = fits.rfind(' ');
+    // A number and its % stay together.
+    if (end != std::string_view::npos && rest.substr(end, 2) == " %")
+      end = fits.rfind(' ', end - 1);
     if (end == std::string_view::npos || end == 0) end = Prefix(rest, room).size();
     lines += rest.substr(0, end);
     lines += '\n';

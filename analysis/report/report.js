@@ -1,7 +1,7 @@
 // The page: summary, findings, studies, runs.
 
 function paragraphs(text, attributes = {}) {
-  return text.split(/\n+/).filter((part) => part.trim()).map((part) => element("p", attributes, part));
+  return text.split(/\n+/).filter((part) => part.trim()).map((part) => element("p", attributes, sentence(part)));
 }
 
 function list(title, sentences, kind) {
@@ -148,7 +148,7 @@ function answersSection() {
     element("h2", {id: "answers-title"}, "Answers"),
     element("dl", {class: "answers"}, report.studies.map((study) => element("div", {},
       element("dt", {}, element("a", {href: `#${study.id}`}, study.question)),
-      element("dd", {}, study.answer)))));
+      element("dd", {}, sentence(study.answer))))));
 }
 
 // ---- the page

@@ -167,7 +167,9 @@ std::string Kinds(const RunTally& sums, int width) {
   return text;
 }
 
+// Its largest classes; the table above has all.
 std::string CriticalPath(const Tally& critical, int width) {
+  constexpr size_t kNamed = 3;
   std::vector<size_t> order;
   for (size_t i = 0; i < kClassCount; ++i) {
     if (critical.class_ns[i] > 0) order.push_back(i);
@@ -175,11 +177,11 @@ std::string CriticalPath(const Tally& critical, int width) {
   std::stable_sort(order.begin(), order.end(), [&critical](size_t a, size_t b) {
     return critical.class_ns[a] > critical.class_ns[b];
   });
-  std::string text = fmt::format("{} an operation:", Time(MeanNs(critical)));
-  for (const size_t i : order) {
-    const auto value = static_cast<Class>(i);
-    text += fmt::format("{} {} {}", i == order.front() ? "" : ",", LabelOf(value),
-                        Percent(critical.Share(value)));
+  std::string text = fmt::format("{} an operation", Time(MeanNs(critical)));
+  for (size_t i = 0; i < std::min(kNamed, order.size()); ++i) {
+    const auto value = static_cast<Class>(order[i]);
+    text +=
+        fmt::format("{} {} {}", i == 0 ? ":" : ",", LabelOf(value), Percent(critical.Share(value)));
   }
   return Wrap(text + ".", width, "Critical path: ");
 }
@@ -192,6 +194,19 @@ std::string Findings(const std::vector<Finding>& findings, int width) {
     text += Wrap(finding.sentence, width, head);
     if (!finding.advice.empty()) text += Wrap(finding.advice, width, "     -> ");
   }
+  return text;
+}
+
+std::string ModelText(const Model& model, int width) {
+  const char* how =
+      model.overlaps ? "reductions go on while the next bytes travel" : "all of it adds up";
+  std::string text = Wrap(
+      fmt::format("{:.3g} us a message, {:.3g} us a MB moved, {:.3g} us a MB reduced; {}. Median "
+                  "error {}.",
+                  model.alpha_us, model.beta_us_per_mb, model.gamma_us_per_mb, how,
+                  Percent(model.error)),
+      width, "Model: ");
+  for (const std::string& note : model.notes) text += Wrap(note, width, "  - ");
   return text;
 }
 
@@ -231,13 +246,8 @@ std::string FormatRun(const Run& run, const TextOptions& wanted) {
   }
   if (!run.findings.empty()) text += Findings(run.findings, options.width);
   if (run.model) {
-    const Model& model = *run.model;
-    text += "\n";
-    text += Wrap(fmt::format("{:.3g} us a message + {:.3g} us a MB moved + {:.3g} us a MB reduced; "
-                             "median error {}",
-                             model.alpha_us, model.beta_us_per_mb, model.gamma_us_per_mb,
-                             Percent(model.error)),
-                 options.width, "Model: ");
+    text += '\n';
+    text += ModelText(*run.model, options.width);
   }
   text += List("Problems", run.problems, options.width);
   return text;

@@ -65,6 +65,7 @@ class Timeline {
     }}, element("option", {value: "-1"}, `All (${plural(this.detailed.length, "operation")})`),
       this.detailed.map((operation, i) => element("option", {value: String(i)},
         `#${operation.number}  ${operation.what}  ${time(operation.end_ns - operation.begin_ns)}`)));
+    const key = (label) => element("kbd", {}, label);
     const button = (label, name, onclick) =>
       element("button", {type: "button", "aria-label": name, title: name, onclick}, label);
     const check = (label, key) => element("label", {class: "check"}, element("input", {type: "checkbox",
@@ -84,8 +85,9 @@ class Timeline {
         element("span", {class: "gap"}),
         check("critical path", "showsPath"), check("writes", "showsWrites")),
       this.canvas, this.status,
-      element("p", {class: "hint screen", id: helpId}, "Wheel or + and − zoom, dragging or ← and → move, " +
-        "0 shows the whole operation; ↑ and ↓ choose a rank, , and . an interval."));
+      element("p", {class: "hint screen", id: helpId}, "Wheel or ", key("+"), " ", key("−"),
+        " zoom, dragging or ", key("←"), " ", key("→"), " move, ", key("0"), " shows the whole operation; ",
+        key("↑"), " ", key("↓"), " choose a rank, ", key(","), " ", key("."), " an interval."));
     this.listen();
     onWidth(this.figure, () => this.draw());
     onChange.push(() => this.draw());

@@ -191,7 +191,7 @@ class Maker {
   }
 
   void AddModel() {
-    Model model{4.2, 96.5, 31.0, 0.071, {}};
+    Model model{4.2, 96.5, 31.0, 0.071, !options_.is_tcp, {}, {}};
     for (const int ranks : {2, 4}) {
       for (int i = 0; i < 9; ++i) {
         const uint64_t bytes = 4'096ull << (2 * i);
@@ -308,6 +308,7 @@ void Poison(Run& run) {
     finding.advice += kHostileText;
   }
   if (run.model) {
+    run.model->notes.push_back(kHostileText);
     for (Model::Point& point : run.model->points) point.what += kHostileText;
   }
   run.problems.push_back(kHostileText);

@@ -59,6 +59,7 @@ TEST(Layout, WrapBreaksAtSpaces) {
   EXPECT_EQ(Wrap("one two three", 11, "- "), "- one two\n  three\n");
   EXPECT_EQ(Wrap("abcdefghijklmnopqrstuvwxyz", 12, "  "), "  abcdefghij\n  klmnopqrst\n  uvwxyz\n");
   EXPECT_EQ(Wrap("", 10, "- "), "- \n");
+  EXPECT_EQ(Wrap("that is 46 % of all", 10, ""), "that is\n46 % of\nall\n");
 }
 
 TEST(Layout, CommandsCanBePasted) {
@@ -97,6 +98,7 @@ TEST(Text, ARunSaysWhereTheTimeGoes) {
   EXPECT_THAT(text, HasSubstr("Critical path: 1.2"));
   EXPECT_THAT(text, HasSubstr("1. 46 % of an operation rank 2 waits for writes of rank 1"));
   EXPECT_THAT(text, HasSubstr("-> Raise --slots from 16 to 32."));
+  EXPECT_THAT(text, HasSubstr("Model: 4.2 us a message, 96.5 us a MB moved, 31 us a MB reduced;"));
   EXPECT_THAT(text, Not(HasSubstr("send blocked")));  // TCP's alone
   EXPECT_THAT(text, Not(HasSubstr("\x1b")));
   EXPECT_THAT(FormatRun(SyntheticRun({}), {80, true}), HasSubstr("\x1b[38;5;"));
