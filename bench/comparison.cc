@@ -71,8 +71,8 @@ int64_t CountWrong(std::span<const SampledRow> rows) {
 std::string ComparedHeader(const std::string& base) {
   std::string text = fmt::format(
       "#\n# median: of the rounds' medians; spread: slowest round / fastest; ratio: time\n"
-      "# as a multiple of {}'s in the same round, with the least and most of\n"
-      "# all rounds: above 1 {} is faster\n#\n",
+      "# as a multiple of {}'s in the same round, with the least and most\n"
+      "# of all rounds: above 1 {} is faster\n#\n",
       base, base);
   text += fmt::format("# {:>8}  {:>5}  {:<14}  {:>8}  {:>6}  {:>6}  {:>5}  {:>5}  {:>5}\n", "size",
                       "ranks", "what", "median", "spread", "busbw", "ratio", "least", "most");
