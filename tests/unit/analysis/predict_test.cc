@@ -73,7 +73,9 @@ TEST(Simulate, ServersCannotBeatIncast) {
     placed.work.servers = servers;
     const double bound = static_cast<double>(workers) / servers * (16 << 20) / 50e9 * 1e6;
     EXPECT_GE(Time(placed), bound) << servers;
-    if (servers == 1) EXPECT_LE(Time(placed), 1.1 * bound);
+    if (servers == 1) {
+      EXPECT_LE(Time(placed), 1.1 * bound);
+    }
   }
 }
 
