@@ -258,8 +258,8 @@ int Run(const Request& request) {
 
   const Machine machine = ThisMachine();
   PrintComment(fmt::format(
-      "all-reduce of float, in place, on {} ({} cores), {}; {} rounds, {} s a size",
-      machine.cpu, machine.cores, machine.kernel, request.rounds, request.sampling.budget));
+      "all-reduce of float, in place, on {} ({} cores), {}; {} rounds, {} s a size", machine.cpu,
+      machine.cores, machine.kernel, request.rounds, request.sampling.budget));
   for (const std::string& name : request.peers) {
     const Peer& peer = *std::ranges::find(AllPeers(), name, &Peer::name);
     const std::string missing = run.Missing(peer);

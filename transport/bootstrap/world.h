@@ -72,8 +72,8 @@ class World {
   bool oversubscribed() const { return oversubscribed_; }
   // This host's numeric address on the way to the rendezvous; empty when not known.
   const std::string& local_address() const { return local_address_; }
-  // From the quickest answer to a heartbeat so far (Cristian, "Probabilistic clock synchronization",
-  // Distributed Computing 1989): half its round trip is the error.
+  // From the quickest answer to a heartbeat so far (Cristian, "Probabilistic clock
+  // synchronization", Distributed Computing 1989): half its round trip is the error.
   virtual ClockOffset clock_offset() const { return {}; }
 
   // Gathers one value of every member under `name`; returns them in the order of `members`, which

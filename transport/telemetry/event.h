@@ -19,7 +19,7 @@ enum class Kind : uint8_t {
   // --- Operations ---
   kOperation = 0,  // a collective; value: its number; detail: CollectiveKind
   kOperands,       // moment, before it: value: elements, peer: root, detail: type * 16 + reduction
-  kDevice,         // moment, around it; value: receiver-not-ready NAKs so far, bytes: packets sent again
+  kDevice,  // moment, around it; value: receiver-not-ready NAKs so far, bytes: packets sent again
   // --- Writes; peer: the other end, value: sequence number on the link, bytes: payload ---
   kWrite,    // moment: a write was handed to the link, with its credit
   kPosted,   // the doorbell with which it went to the device; over TCP unused
