@@ -164,7 +164,15 @@ void Attribution::ClassifyArrival(int rank, const Doing& doing, const Event& wai
     const Doing* const there = trace_.Find(peer, doing.number);
     const bool full = trace_.QueueFull(peer, rank, there != nullptr ? there->begin_ns : begin,
                                        std::max(posted, write->written_ns) + 1);
-    pieces.Until(posted, full ? Class::kSendQueueFull : Class::kPosting, peer);
+    if (full) {
+      // Had there been room, all that follows would have come so much sooner, though it is partly
+      // during an earlier write's way that this one stood in line.
+      const int64_t taken = write->arrived_ns >= 0 ? std::min(write->arrived_ns, end) : end;
+      const int64_t late = std::min(posted - write->written_ns, taken - pieces.now());
+      pieces.Until(pieces.now() + late, Class::kSendQueueFull, peer);
+    } else {
+      pieces.Until(posted, Class::kPosting, peer);
+    }
     pieces.Until(gone, Class::kWire, peer);
   }
   if (pieces.done()) return;

@@ -87,9 +87,9 @@ std::string TableHead(const Network& network, const std::string& gamma_source) {
   text += fmt::format("# simulated by SimGrid, {}\n", network.tcp
                                                           ? "flows corrected for TCP (LV08)"
                                                           : "plain latency and bandwidth (CM02)");
-  text += fmt::format("#{:>10}  {:<18}{:>10}{:>8}{:>8}{:>11}{:>8}\n", "size", "algorithm", "time",
+  text += fmt::format("#{:>9}  {:<18}{:>10}{:>8}{:>8}{:>11}{:>8}\n", "size", "algorithm", "time",
                       "algbw", "busbw", "model", "differs");
-  text += fmt::format("#{:>10}  {:<18}{:>10}{:>8}{:>8}{:>11}{:>8}\n", "", "", "", "GB/s", "GB/s",
+  text += fmt::format("#{:>9}  {:<18}{:>10}{:>8}{:>8}{:>11}{:>8}\n", "", "", "", "GB/s", "GB/s",
                       "", "%");
   return text;
 }
@@ -100,7 +100,7 @@ std::string TableRows(std::span<const Prediction> predictions) {
   for (const Prediction& row : predictions) {
     const bool servers = row.of.work.algorithm == Algorithm::kParameterServer;
     text += fmt::format(
-        "{:>11}  {:<18}{:>10}{:>8.3g}{:>8}{:>11}{:>+8.1f}{}\n", SizeText(row.of.work.bytes),
+        "{:>10}  {:<18}{:>10}{:>8.3g}{:>8}{:>11}{:>+8.1f}{}\n", SizeText(row.of.work.bytes),
         NameOf(row.of.work.algorithm), TimeText(row.simulated_us), row.algorithm_bandwidth(),
         servers ? "-" : fmt::format("{:.3g}", row.bus_bandwidth()), TimeText(row.model_us),
         100 * (row.model_us / row.simulated_us - 1), &row == best ? " best" : "");
