@@ -35,12 +35,12 @@ same() {
     [ "$(of "$1" parameters_checksum)" = "$(of all-reduce parameters_checksum)" ] ||
     lab_fail "$1: other parameters than by all-reduce"
 }
-# as_good NAME: to one point of accuracy.
+# as_good NAME POINTS: to so many points of accuracy.
 as_good() {
   [ "$LAB_RANK" = 0 ] || return 0
   echo "accuracy: all-reduce $(of all-reduce test_accuracy), $1 $(of "$1" test_accuracy)"
-  awk -v a="$(of "$1" test_accuracy)" -v b="$(of all-reduce test_accuracy)" \
-    'BEGIN { exit !(a > 0 && b > 0 && a >= b - 0.01) }' || lab_fail "$1: less accurate than by all-reduce"
+  awk -v a="$(of "$1" test_accuracy)" -v b="$(of all-reduce test_accuracy)" -v points="$2" \
+    'BEGIN { exit !(a > 0 && b > 0 && a >= b - points / 100) }' || lab_fail "$1: less accurate than by all-reduce"
 }
 
 # shellcheck disable=SC2086  # split on purpose, here and below
@@ -54,7 +54,7 @@ same bsp-apart
   same bsp-beside
 }
 train ssp 3 --strategy ps --consistency ssp --staleness 2 $rule
-as_good ssp
+as_good ssp 1
 
 # A server that stands on vm1; a worker joins from each VM. It is no child of this shell, since
 # lab_ranks waits for all of those.
@@ -67,7 +67,9 @@ if [ "$LAB_RANK" = "$elsewhere" ]; then
 fi
 lab_barrier serving 120 || exit 1
 train asp 2 --strategy ps --ps-servers "$(lab_address $elsewhere):$port"
-as_good asp
+# After so few epochs one asynchronous run differs from the next by up to a point; that the difference
+# to all-reduce is one point is tested where epochs cost less (tests/integration).
+as_good asp 2
 if [ "$LAB_RANK" = 0 ]; then
   gradwire ps status "$(lab_address $elsewhere):$port" || lab_fail 'the server does not answer'
   gradwire ps stop "$(lab_address $elsewhere):$port" || lab_fail 'the server cannot be stopped'
