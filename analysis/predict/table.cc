@@ -89,8 +89,8 @@ std::string TableHead(const Network& network, const std::string& gamma_source) {
                                                           : "plain latency and bandwidth (CM02)");
   text += fmt::format("#{:>9}  {:<18}{:>10}{:>8}{:>8}{:>11}{:>8}\n", "size", "algorithm", "time",
                       "algbw", "busbw", "model", "differs");
-  text += fmt::format("#{:>9}  {:<18}{:>10}{:>8}{:>8}{:>11}{:>8}\n", "", "", "", "GB/s", "GB/s",
-                      "", "%");
+  text += fmt::format("#{:>9}  {:<18}{:>10}{:>8}{:>8}{:>11}{:>8}\n", "", "", "", "GB/s", "GB/s", "",
+                      "%");
   return text;
 }
 
