@@ -113,10 +113,11 @@ int StudyCommand::Run() {
   }
   absl::StatusOr<analysis::Report> report = Measure(plans);
   if (!report.ok()) return ReportError(report.status());
-  report->summary = fmt::format(
-      "{} studies of all-reduce on this machine, each configuration {} "
-      "{}, interleaved.",
-      report->studies.size(), quick ? 1 : rounds, quick || rounds == 1 ? "time" : "times");
+  const size_t count = report->studies.size();
+  report->summary =
+      fmt::format("{} {} of all-reduce on this machine, each configuration {} {}, interleaved.",
+                  count, count == 1 ? "study" : "studies", quick ? 1 : rounds,
+                  quick || rounds == 1 ? "time" : "times");
   const auto path = std::filesystem::path(out) / "report.html";
   absl::Status written = analysis::WriteHtml(*report, path);
   if (written.ok() && !json.empty()) written = analysis::WriteJson(*report, json);
