@@ -140,6 +140,11 @@ void AddCommand(CLI::App& bench, Action& action, const std::string& name, const 
         return ReportError(sizes.status());
       }
       const int64_t ranks = request->options.ranks == 0 ? 2 : request->options.ranks;
+      // Before ranks are started, of which the first to notice would end the others.
+      if (ranks != 2) {
+        return ReportError(
+            InvalidArgument("--ranks {}: a link is measured between two ranks", ranks));
+      }
       return RunAsRank(
           request->settings, static_cast<int>(ranks), request->options.report_file,
           [&](World& world, Json& json) { return RunOn(world, *request, name, measure, json); });
