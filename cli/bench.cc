@@ -139,6 +139,10 @@ int RunBench(Request& request) {
     if (!written.ok()) okay = written;
     if (written.ok()) PrintNow(fmt::format("# Wrote JSON output to {}\n", report->path()));
   }
+  if (okay.ok()) {
+    const absl::Status saved = job->communicator->SaveRecording();
+    if (!saved.ok()) okay = saved;
+  }
   const std::string reason = okay.ok() ? "" : Message(okay.status());
   job->communicator.reset();
   const absl::Status left = job->world->Leave(reason);

@@ -122,12 +122,8 @@ class PeersRun {
                      "5",
                      std::to_string(request_.time_limit)};
     for (std::string& word : Command(peer, ranks, round)) command.push_back(std::move(word));
-    Words environment = peer.environment;
-    for (char** variable = environ; *variable != nullptr; ++variable) {
-      environment.emplace_back(*variable);
-    }
-    const absl::StatusOr<CommandResult> result =
-        RunCommandWith(command, std::chrono::seconds(request_.time_limit + 15), environment);
+    const absl::StatusOr<CommandResult> result = RunCommandWith(
+        command, std::chrono::seconds(request_.time_limit + 15), EnvironmentWith(peer.environment));
     const size_t rows = result.ok() ? Take(result->output, peer) : 0;
     const double seconds = std::chrono::duration<double>(Clock::now() - started).count();
     const int64_t mebibytes = (LoopbackBytes() - crossed) >> 20;

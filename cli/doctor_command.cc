@@ -127,6 +127,12 @@ absl::StatusOr<CommandResult> RunCommandWith(const std::vector<std::string>& arg
   return result;
 }
 
+std::vector<std::string> EnvironmentWith(const std::vector<std::string>& variables) {
+  std::vector<std::string> all = variables;
+  for (char** entry = environ; *entry != nullptr; ++entry) all.emplace_back(*entry);
+  return all;
+}
+
 std::vector<std::string> ProgramFolders() {
   const char* path = std::getenv("PATH");
   std::istringstream stream(std::string(path == nullptr ? "" : path) +

@@ -26,6 +26,9 @@ absl::StatusOr<CommandResult> RunCommandWith(const std::vector<std::string>& arg
                                              std::chrono::milliseconds limit,
                                              const std::vector<std::string>& environment);
 
+// `variables`, NAME=value, and behind them those of this process: of two the first one holds.
+std::vector<std::string> EnvironmentWith(const std::vector<std::string>& variables);
+
 // PATH of this process and the folders of system programs, which a user's PATH often leaves out.
 std::vector<std::string> ProgramFolders();
 

@@ -1,14 +1,12 @@
 // gradwire study: one question each, measured, answered and drawn.
 #include <unistd.h>
 
-#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
 #include <string>
 #include <vector>
 
-#include "analysis/report/csv.h"
 #include "analysis/report/html.h"
 #include "analysis/report/json.h"
 #include "analysis/report/text.h"
@@ -16,8 +14,6 @@
 #include "bench/study/runner.h"
 #include "cli/command.h"
 #include "cli/doctor_command.h"
-
-extern char** environ;
 
 namespace gradwire::cli {
 namespace {
@@ -40,14 +36,6 @@ std::string Footer() {
     text += fmt::format("  {:<17} {}\n", plan.name, plan.question);
   }
   return text + "Example: gradwire study all --out study   # study/report.html";
-}
-
-// This process's variables, but for those of a launcher, and `more`.
-std::vector<std::string> EnvironmentWith(const std::vector<std::string>& more) {
-  std::vector<std::string> all;
-  for (char** entry = environ; *entry != nullptr; ++entry) all.emplace_back(*entry);
-  all.insert(all.end(), more.begin(), more.end());
-  return all;
 }
 
 absl::StatusOr<analysis::Report> StudyCommand::Measure(

@@ -13,8 +13,9 @@ namespace gradwire {
 // Thread: whoever runs the collectives; they run one at a time.
 class Recorder {
  public:
-  // Agrees with the other ranks on a name for the run; all ranks call it. FailedPrecondition unless
-  // every rank records. Makes the folder, so that one that cannot be written shows at once.
+  // Agrees with the other ranks on a name for the run; all ranks call it, and DeadlineExceeded after
+  // --join-timeout tells that some do not record. Makes the folder, so that one that cannot be made
+  // shows at once.
   static absl::StatusOr<std::unique_ptr<Recorder>> Start(World& world, Transport& transport,
                                                          const Settings& settings);
 
@@ -35,7 +36,7 @@ class Recorder {
     std::optional<telemetry::Span> span_;
   };
 
-  // Writes the file; what is recorded later goes into another one by the same name.
+  // Writes the file, in the place of what was saved before.
   absl::Status Save();
   bool saved() const { return saved_ == ring_.count(); }
 

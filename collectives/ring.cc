@@ -276,7 +276,7 @@ absl::StatusOr<RegionSpan> Ring::Sum(const Item& item, size_t length, uint64_t i
 
 absl::Status Ring::Progress(Link& needed) {
   return exchange_.Progress(needed, telemetry::Need::kArrival, 0,
-                            right_->credits() == 0 && HasSend());
+                            telemetry::Active() && right_->credits() == 0 && HasSend());
 }
 
 bool Ring::HasSend() const {
