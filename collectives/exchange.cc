@@ -206,7 +206,10 @@ absl::StatusOr<const Region*> Exchange::Scratch(size_t bytes) {
 absl::Status Exchange::Explain(absl::Status error) {
   const std::string what = fmt::format("{} (#{})", key_.Describe(), number_);
   if (absl::Status failed = world_.failure(); !failed.ok()) return Annotate(failed, what);
-  const bool lost = absl::IsUnavailable(error) || absl::IsDataLoss(error);
+  // A refused write counts too: a rank that fails ends its regions, and may be heard of before the
+  // one whose loss made it fail.
+  const bool lost =
+      absl::IsUnavailable(error) || absl::IsDataLoss(error) || absl::IsPermissionDenied(error);
   if (lost) {
     error = world_.ExplainLinkFailure(std::move(error), kVerdictGrace);
     if (!absl::IsAborted(error)) return Annotate(error, what);

@@ -13,7 +13,8 @@ namespace gradwire {
 // Thread: whoever runs the collectives; they run one at a time.
 class Recorder {
  public:
-  // Agrees with the other ranks on a name for the run; all ranks call it, and DeadlineExceeded after
+  // Agrees with the other ranks on a name for the run; all ranks call it, and DeadlineExceeded
+  // after
   // --join-timeout tells that some do not record. Makes the folder, so that one that cannot be made
   // shows at once.
   static absl::StatusOr<std::unique_ptr<Recorder>> Start(World& world, Transport& transport,

@@ -196,6 +196,8 @@ const std::vector<SettingInfo>& Table() {
              "RDMA: retries after that timeout"),
       Number("rnr-retries", "count", &S::rnr_retries, 0, 7, "0..7",
              "RDMA: retries when a receiver is not ready; 7: for ever"),
+      Number("rnr-timer", "count", &S::rnr_timer, 0, 31, "0..31",
+             "RDMA: how long its peers wait then; 12: 0.64 ms, 16: 2.56 ms, 20: 10.24 ms"),
       Number("traffic-class", "count", &S::traffic_class, 0, 255, "0..255",
              "RDMA: traffic class of the packets"),
       Choice("all-reduce", &S::all_reduce, "auto|ring|recursive_doubling|tree",

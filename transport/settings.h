@@ -103,6 +103,9 @@ struct Settings {
   int ib_retries = 7;
   // Retries after "receiver not ready", 7: for ever. Credits keep it from happening.
   int rnr_retries = 7;
+  // How long a peer waits when this rank is not ready: the code of InfiniBand Architecture
+  // Specification volume 1, section 9.7.5.2.8: 1: 0.01 ms, 12: 0.64 ms, 0: 655.36 ms.
+  int rnr_timer = 12;
   // Traffic class of the packets (DSCP in its upper six bits), 0..255.
   int traffic_class = 0;
 

@@ -14,9 +14,6 @@ constexpr uint32_t kMax24Bits = (1u << 24) - 1;
 constexpr uint32_t kFirstQpNumber = 2;
 // Hops a packet may take, as IP's usual time to live.
 constexpr uint8_t kHopLimit = 64;
-// How long a peer waits after "receiver not ready": code 12 is 0.64 ms
-// (InfiniBand Architecture Specification volume 1, section 9.7.5.2.8).
-constexpr uint8_t kRnrTimer = 12;
 // Bytes of a GID that name the subnet.
 constexpr size_t kSubnetBytes = 8;
 
@@ -48,6 +45,7 @@ ConnectionOptions ConnectionOptions::From(const Settings& settings) {
   options.timeout = settings.ib_timeout;
   options.retries = settings.ib_retries;
   options.rnr_retries = settings.rnr_retries;
+  options.rnr_timer = settings.rnr_timer;
   options.traffic_class = settings.traffic_class;
   options.path_mtu = settings.path_mtu;
   return options;
@@ -153,7 +151,7 @@ absl::Status Connect(QueuePair& queue_pair, const PortChoice& port, const QueueP
   receive.dest_qp_num = theirs.qp_number;
   receive.rq_psn = theirs.psn;
   receive.max_dest_rd_atomic = static_cast<uint8_t>(options.reads);
-  receive.min_rnr_timer = kRnrTimer;
+  receive.min_rnr_timer = static_cast<uint8_t>(options.rnr_timer);
   GW_RETURN_IF_ERROR(
       queue_pair.Modify(receive,
                         IBV_QP_STATE | IBV_QP_AV | IBV_QP_PATH_MTU | IBV_QP_DEST_QPN |

@@ -20,6 +20,7 @@ struct ConnectionOptions {
   int timeout = 14;       // 0..31: an answer is awaited 4.096 us * 2^timeout, 0 for ever
   int retries = 7;        // 0..7 after a timeout
   int rnr_retries = 7;    // 0..7 after "receiver not ready", 7 without end
+  int rnr_timer = 12;     // 0..31, the code of how long the peer waits then
   int traffic_class = 0;  // 0..255, of the GRH or IP header
   int path_mtu = 0;       // bytes, 256..4096; 0: what both ports allow
   int reads = 1;          // READs and atomics on their way at once, the same at both ends
