@@ -22,6 +22,7 @@ struct StudyCommand {
   std::vector<std::string> names;
   std::string out = "study";
   std::string json;
+  std::string device = "urxe";
   int rounds = 3;
   bool quick = false;
   bool list = false;
@@ -47,6 +48,7 @@ absl::StatusOr<analysis::Report> StudyCommand::Measure(
   options.program = std::filesystem::read_symlink("/proc/self/exe", error).string();
   if (error) return InternalError("/proc/self/exe: {}", error.message());
   options.folder = out;
+  options.device = device;
   options.rounds = quick ? 1 : rounds;
   options.scale = quick ? 0.25 : 1;
   options.run =
@@ -124,6 +126,9 @@ void AddStudy(CLI::App& root, Action& action) {
   app->add_option("names", command->names, "studies, or all")->type_name("NAME");
   app->add_option("--out", command->out, "folder for report.html")->capture_default_str();
   app->add_option("--json", command->json, "also writes the results as JSON");
+  app->add_option("--device", command->device,
+                  "RDMA device that is studied; only urxe can lose packets on purpose")
+      ->capture_default_str();
   app->add_option("--rounds", command->rounds, "times that each configuration is run")
       ->check(CLI::Range(1, 100))
       ->capture_default_str();

@@ -10,7 +10,7 @@ namespace {
 
 using Words = std::vector<std::string>;
 
-const Words kRdma = {"--transport", "rdma", "--device", "urxe"};
+const Words kRdma = {"--transport", "rdma"};
 
 // urxe by packets, over the loopback device with packets of 4096 bytes.
 Words Packets(Words more = {}) {
@@ -106,9 +106,10 @@ std::vector<StudyPlan> Make() {
        .varies = "lanes",
        .bytes = 16 << 20,
        .calls = 8,
-       .points = {{"rdma 1", With(kRdma, {"--lanes", "1"}), Packets()},
-                  {"rdma 2", With(kRdma, {"--lanes", "2"}), Packets()},
-                  {"rdma 4", With(kRdma, {"--lanes", "4"}), Packets()},
+       .environment = Packets(),
+       .points = {{"rdma 1", With(kRdma, {"--lanes", "1"})},
+                  {"rdma 2", With(kRdma, {"--lanes", "2"})},
+                  {"rdma 4", With(kRdma, {"--lanes", "4"})},
                   {"tcp 1", {"--transport", "tcp", "--lanes", "1"}},
                   {"tcp 2", {"--transport", "tcp", "--lanes", "2"}},
                   {"tcp 4", {"--transport", "tcp", "--lanes", "4"}}},
@@ -124,9 +125,10 @@ std::vector<StudyPlan> Make() {
                   {"0.01 %", {}, {"URXE_FAULTS=drop=0.0001,seed=1"}},
                   {"0.1 %", {}, {"URXE_FAULTS=drop=0.001,seed=1"}},
                   {"1 %", {}, {"URXE_FAULTS=drop=0.01,seed=1"}},
-                  {"tcp, none", {"--transport", "tcp", "--device", ""}}},
+                  {"tcp, none", {"--transport", "tcp"}}},
        .lesson = "The receiver drops what follows a gap, and the sender repeats it all; TCP, here "
                  "without loss, keeps what arrived (selective acknowledgement).",
+       .faults = true,
        .timeline = true},
       {.name = "rdma_vs_tcp",
        .question = "How do RDMA and TCP compare from small tensors to bulk?",

@@ -19,7 +19,8 @@ constexpr uint64_t kMaxReport = 64 << 20;  // bytes
 
 absl::StatusOr<std::string> Output(const StudyOptions& options,
                                    const std::vector<std::string>& command) {
-  GW_ASSIGN_OR_RETURN(StudyProgram program, options.run(command, kLimit, {}));
+  GW_ASSIGN_OR_RETURN(StudyProgram program,
+                      options.run(command, kLimit, {"GRADWIRE_DEVICE=" + options.device}));
   if (program.exit_code != 0) {
     return InternalError("{} ended with {}: {}", command[1], program.exit_code, program.output);
   }
@@ -42,7 +43,8 @@ absl::StatusOr<Study> StudyWriteVsRead(const StudyOptions& options) {
   study.question = "What does an RDMA READ cost against a WRITE?";
   const auto example =
       std::filesystem::path(options.program).parent_path() / "example_rdma_write_vs_read";
-  study.commands = {"gradwire launch -n 2 -- example_rdma_write_vs_read"};
+  study.commands = {fmt::format(
+      "GRADWIRE_DEVICE={} gradwire launch -n 2 -- example_rdma_write_vs_read", options.device)};
   if (!std::filesystem::exists(example)) {
     study.answer = "Not measured.";
     study.notes = {
@@ -94,7 +96,8 @@ absl::StatusOr<Study> StudyAllReduceVsPs(const StudyOptions& options) {
   study.question = "When does a parameter server beat an all-reduce of the same bytes?";
   const std::vector<std::string> rest = {"bench", "ps", "--ranks", "3",
                                          "-n",    "20", "--sizes", "4096,262144,4194304,16777216"};
-  study.commands = {fmt::format("gradwire {}", fmt::join(rest, " "))};
+  study.commands = {
+      fmt::format("GRADWIRE_DEVICE={} gradwire {}", options.device, fmt::join(rest, " "))};
   const std::filesystem::path report = options.folder / "ps.json";
   std::error_code error;
   std::filesystem::remove(report, error);

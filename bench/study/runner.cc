@@ -19,7 +19,8 @@ using analysis::Run;
 using Words = std::vector<std::string>;
 
 constexpr std::chrono::seconds kLimit{120};  // of one program
-constexpr uint64_t kMaxReport = 64 << 20;    // bytes
+constexpr std::string_view kUrxe = "urxe";
+constexpr uint64_t kMaxReport = 64 << 20;  // bytes
 
 // One program's figures.
 struct Sample {
@@ -76,9 +77,10 @@ Words Command(const StudyPlan& plan, const StudyPoint& point, const StudyOptions
       words.insert(words.end(), {point.flags[i], point.flags[i + 1]});
     }
   }
-  for (auto empty = words.begin();
-       (empty = std::find(words.begin(), words.end(), "")) != words.end();) {
-    words.erase(empty - 1, empty + 1);
+  // Only what goes over RDMA has a device; without a transport the machine chooses.
+  if (const auto transport = std::find(words.begin(), words.end(), "--transport");
+      transport == words.end() || *(transport + 1) == "rdma") {
+    words.insert(words.end(), {"--device", options.device});
   }
   if (!files.empty()) {
     words.insert(words.end(), {"--telemetry", files.string(), "-J", (files / "report").string()});
@@ -86,7 +88,8 @@ Words Command(const StudyPlan& plan, const StudyPoint& point, const StudyOptions
   return words;
 }
 
-Words Environment(const StudyPlan& plan, const StudyPoint& point) {
+Words Environment(const StudyPlan& plan, const StudyPoint& point, const StudyOptions& options) {
+  if (options.device != kUrxe) return {};
   Words environment = plan.environment;
   environment.insert(environment.end(), point.environment.begin(), point.environment.end());
   return environment;
@@ -96,7 +99,7 @@ Words Environment(const StudyPlan& plan, const StudyPoint& point) {
 std::string CommandLine(const StudyPlan& plan, const StudyPoint& point,
                         const StudyOptions& options) {
   std::string line;
-  for (const std::string& each : Environment(plan, point)) line += each + " ";
+  for (const std::string& each : Environment(plan, point, options)) line += each + " ";
   for (const std::string& word : Command(plan, point, options, {})) {
     line += (line.empty() || line.back() == ' ' ? "" : " ") + word;
   }
@@ -131,8 +134,9 @@ absl::Status MeasureOnce(const StudyPlan& plan, const StudyPoint& point,
   std::filesystem::remove_all(files, error);
   std::filesystem::create_directories(files, error);
   if (error) return ErrnoError(error.value(), "cannot make the folder {}", files.string());
-  GW_ASSIGN_OR_RETURN(const StudyProgram program, options.run(Command(plan, point, options, files),
-                                                              kLimit, Environment(plan, point)));
+  GW_ASSIGN_OR_RETURN(
+      const StudyProgram program,
+      options.run(Command(plan, point, options, files), kLimit, Environment(plan, point, options)));
   if (point.refused) {
     if (program.exit_code != 2) {
       return InternalError("{} {}: it was to be refused, but ended with {}: {}", plan.varies,
@@ -204,10 +208,26 @@ std::string Answer(const StudyPlan& plan, const std::vector<Measured>& all, size
   return text + std::string(plan.lesson);
 }
 
+// A point of urxe's own is none on another device.
+bool Applies(const StudyPoint& point, const StudyOptions& options) {
+  return point.environment.empty() || options.device == kUrxe;
+}
+
+analysis::Study NotMeasured(const StudyPlan& plan, const StudyOptions& options) {
+  analysis::Study study;
+  study.name = plan.name;
+  study.question = plan.question;
+  study.answer = "Not measured.";
+  study.notes = {fmt::format("urxe makes the faults of this study; {} cannot (--device urxe can)",
+                             options.device)};
+  return study;
+}
+
 }  // namespace
 
 absl::StatusOr<analysis::Study> RunStudy(const StudyPlan& plan, const StudyOptions& options) {
   if (plan.measure != nullptr) return plan.measure(options);
+  if (plan.faults && options.device != kUrxe) return NotMeasured(plan, options);
   std::vector<Measured> all(plan.points.size());
   int done = 0;
   const int programs = static_cast<int>(plan.points.size()) * options.rounds;
@@ -215,6 +235,7 @@ absl::StatusOr<analysis::Study> RunStudy(const StudyPlan& plan, const StudyOptio
     for (size_t i = 0; i < plan.points.size(); ++i, ++done) {
       const StudyPoint& point = plan.points[i];
       if (point.refused && round > 0) continue;
+      if (!Applies(point, options)) continue;
       if (options.progress) {
         options.progress(done, programs, fmt::format("{} {}", plan.varies, point.label));
       }
@@ -248,6 +269,7 @@ absl::StatusOr<analysis::Study> RunStudy(const StudyPlan& plan, const StudyOptio
   double least = 0, most = 0;
   for (size_t i = 0; i < all.size(); ++i) {
     const StudyPoint& point = plan.points[i];
+    if (!Applies(point, options)) continue;
     study.commands.push_back(CommandLine(plan, point, options));
     if (!all[i].refusal.empty()) {
       study.notes.push_back(

@@ -22,6 +22,7 @@ struct StudyProgram {
 struct StudyOptions {
   std::string program;           // gradwire's own path
   std::filesystem::path folder;  // for recordings and reports; must exist
+  std::string device = "urxe";   // of what goes over RDMA
   int rounds = 3;
   double scale = 1;  // of the number of calls
   // Runs a program with further variables; an error when it did not end within `limit`.

@@ -154,12 +154,13 @@ check_lab() {
   if [ -n "$quick" ]; then
     checks 2vms 2 --env LAB_WORLDS='2 3' --env LAB_ROUNDS=1 -- devices:rdma:60 collectives:rdma:180 \
       training:rdma:90 parameter_server:rdma:300 rnr:rdma:120 examples:rdma:180 faults:rdma:180 \
-      loss:rdma:120 performance:rdma:180
+      loss:rdma:120 study:rdma:300 performance:rdma:180
     checks interop 2 --urxe 1 -- interop:rdma:1200
   else
     checks 2vms 2 --env LAB_ROUNDS=3 -- devices:rdma:60 collectives:rdma:300 collectives:tcp:200 training:rdma:120 \
       parameter_server:rdma:300 parameter_server:tcp:300 rnr:rdma:120 examples:rdma:240 \
-      faults:rdma:300 faults:tcp:300 loss:rdma:180 loss:tcp:180 performance:rdma:180
+      faults:rdma:300 faults:tcp:300 loss:rdma:180 loss:tcp:180 study:rdma:900 \
+      performance:rdma:180
     checks interop 2 --urxe 1 -- interop:rdma:1800
     checks 3vms 3 --env LAB_WORLDS='3 4' -- devices:rdma:90 collectives:rdma:300 training:rdma:180 \
       faults:rdma:300
