@@ -121,6 +121,10 @@ Words WordsOf(const Run& run, Class in, int rank, int peer) {
       return {fmt::format("went into copies at {}", Who(rank)),
               "Tensors from Communicator::Allocate need none."};
     case Class::kWakeUp:
+      if (run.ranks.front().transport == "rdma" && Setting(run, rank, "completion") == "polling") {
+        return {"was spent without a processor although the data were there (--completion polling)",
+                "Give each rank a core, or let it sleep (--completion adaptive)."};
+      }
       return {fmt::format("was spent asleep although the data were there ({})",
                           run.ranks.front().transport == "tcp"
                               ? fmt::format("--spin-us {}", Setting(run, rank, "spin-us"))

@@ -17,7 +17,7 @@ if [ "$LAB_RANK" = 0 ]; then
   gradwire analyze /tmp/recorded --out /out/analysis --json /out/analysis.json >/tmp/analysis 2>&1 ||
     { cat /tmp/analysis; lab_fail 'the recordings could not be analysed'; }
   cat /tmp/analysis
-  grep -q "waits for rank 1" /tmp/analysis || lab_fail 'rank 1 is not named as late'
+  tr -s '\n ' ' ' </tmp/analysis | grep -q 'wait for rank 1, which came late' || lab_fail 'rank 1 is not named as late'
   [ -s /out/analysis/report.html ] || lab_fail 'there is no report'
 else
   mv /tmp/recorded/rank-1.gwr "/tmp/posted/${LAB_CHECK-}recording"
