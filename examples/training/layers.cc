@@ -77,7 +77,8 @@ void Dense<Scalar>::Forward(const Matrix<Scalar>& in, Matrix<Scalar>& out) {
 template <typename Scalar>
 void Dense<Scalar>::ComputeGradients(const Matrix<Scalar>& in, const Matrix<Scalar>& d_out) {
   MatrixMap<Scalar>(weight_.gradient, inputs_, outputs_).noalias() = in * d_out.transpose();
-  VectorMap<Scalar>(bias_.gradient, outputs_) = d_out.rowwise().sum();
+  // By way of memory of its own: the order of Eigen's additions depends on where the result begins.
+  VectorMap<Scalar>(bias_.gradient, outputs_) = d_out.rowwise().sum().eval();
 }
 
 template <typename Scalar>
@@ -125,7 +126,7 @@ void Convolution<Scalar>::ComputeGradients(const Matrix<Scalar>&, const Matrix<S
   const ConstMatrixMap<Scalar> d_image(d_out.data(), filters_, patches_.cols());
   MatrixMap<Scalar>(weight_.gradient, patches_.rows(), filters_).noalias() =
       patches_ * d_image.transpose();
-  VectorMap<Scalar>(bias_.gradient, filters_) = d_image.rowwise().sum();
+  VectorMap<Scalar>(bias_.gradient, filters_) = d_image.rowwise().sum().eval();
 }
 
 // The gradient of a same-padded correlation is the correlation of d_out with the kernel turned by

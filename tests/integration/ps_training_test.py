@@ -89,6 +89,10 @@ class PsTrainingTest(ProcessTest):
         self.assertEqual(summary["bytes_pulled"], (87 + 1) * 9610 * 4)
         self.assertEqual(summary["bytes_pushed"], (87 + 1) * 9610 * 4)
 
+    def test_bsp_is_all_reduce_with_a_tensor_larger_than_a_bucket(self):
+        # Gradients then begin elsewhere in memory, which must not change a bit.
+        self.compare_with_all_reduce(2, 2, *TCP, "--hidden", 512)
+
     def test_bsp_is_all_reduce_over_urxe(self):
         summary = self.compare_with_all_reduce(2, 1, "--device", "urxe", "--model", "cnn",
                                                ps=("--bucket-bytes", 1024))
