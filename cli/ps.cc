@@ -91,8 +91,9 @@ int ServeCommand::Run() {
   const absl::Status served = (*server)->Wait(*idle);
   over = true;
   listener.join();
-  server->reset();
-  return served.ok() ? kDone : ReportError(served);
+  const absl::Status closed = (*server)->Close();
+  if (!served.ok()) return ReportError(served);
+  return closed.ok() ? kDone : ReportError(closed);
 }
 
 }  // namespace

@@ -131,6 +131,10 @@ absl::Status Server::Impl::Start() {
 }
 
 Server::Impl::~Impl() {
+  if (const absl::Status closed = Close(); !closed.ok()) spdlog::warn("{}", Message(closed));
+}
+
+absl::Status Server::Impl::Close() {
   {
     const std::lock_guard lock(mutex_);
     stopping_ = true;
@@ -147,10 +151,10 @@ Server::Impl::~Impl() {
   }
   shards_.clear();
   replicas_.clear();
-  if (checkpoints_ != nullptr) {
-    const absl::Status flushed = checkpoints_->Flush(Clock::now() + kFlushPatience);
-    if (!flushed.ok()) spdlog::warn("the last checkpoint is not on disk: {}", Message(flushed));
-  }
+  const auto writer = std::move(checkpoints_);
+  if (writer == nullptr) return absl::OkStatus();
+  return Annotate(writer->Flush(Clock::now() + kFlushPatience),
+                  "the last checkpoint is not on disk");
 }
 
 std::string Server::Impl::description() const {
@@ -355,5 +359,6 @@ std::string Server::description() const { return impl_->description(); }
 ServerStatus Server::Status() const { return impl_->Status(); }
 absl::Status Server::Wait(milliseconds idle) { return impl_->Wait(idle); }
 void Server::Stop() { impl_->Stop(); }
+absl::Status Server::Close() { return impl_->Close(); }
 
 }  // namespace gradwire::ps

@@ -43,7 +43,7 @@ class Server {
   // Serves from now on. The layout comes from the checkpoint or from who joins first.
   static absl::StatusOr<std::unique_ptr<Server>> Start(const ServerOptions& options,
                                                        const Settings& settings);
-  // Ends all sessions.
+  // As Close(); what is not on disk is logged then.
   ~Server();
 
   int port() const;
@@ -58,6 +58,9 @@ class Server {
   absl::Status Wait(std::chrono::milliseconds idle);
   // From any thread, signal handlers excepted.
   void Stop();
+  // Ends all sessions and waits until the checkpoints that were begun are on disk; the error of the
+  // last one. Nothing but the destructor may follow.
+  absl::Status Close();
 
  private:
   class Impl;

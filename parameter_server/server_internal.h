@@ -25,6 +25,7 @@ class Server::Impl final : public ControlHandler {
  public:
   Impl(const ServerOptions& options, const Settings& settings);
   ~Impl() override;
+  absl::Status Close();
 
   absl::Status Start();
   int port() const { return control_->port(); }

@@ -67,7 +67,8 @@ absl::Status RunServer(World& world, const TrainingOptions& options, const PsOpt
   GW_RETURN_IF_ERROR(server->Wait(kIdle));
   // Workers that were refused have left by now, too.
   const std::string failure = server->Status().failure;
-  return failure.empty() ? absl::OkStatus() : Unavailable("{}", failure);
+  if (!failure.empty()) return Unavailable("{}", failure);
+  return server->Close();
 }
 
 // The servers' word on what the job is, where the flags do not say.

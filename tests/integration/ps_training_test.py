@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import resource
 import signal
 import unittest
 
@@ -136,6 +137,17 @@ class PsTrainingTest(ProcessTest):
             self.assertEqual(resumed["steps"], whole["steps"])
             self.assertEqual(resumed["history"][0]["epoch"], 3)
             self.assertEqual(resumed["parameters_checksum"], whole["parameters_checksum"])
+
+    def test_a_last_checkpoint_that_cannot_be_written_fails_the_server(self):
+        folder = self.folder()
+        job, _ = self.begin(3, "--strategy", "ps", "--epochs", 40, "--checkpoint", folder,
+                            "--checkpoint-every", 20, *TCP)
+        job.wait_for("epoch +1/40", 1)
+        resource.prlimit(pids_by_rank(job.process.pid)[2], resource.RLIMIT_FSIZE, (1000, 1000))
+        result = job.finish(60)
+        self.assertCode(result, 1)
+        self.assertRegex(result.of_rank(2), "the last checkpoint is not on disk: .*File too large")
+        self.assertIn("done:", result.of_rank(0))  # training itself went on to its end
 
     def test_replica_takes_over(self):
         for consistency in ("bsp", "ssp"):
