@@ -8,6 +8,7 @@
 #include "analysis/critical_path.h"
 #include "analysis/findings.h"
 #include "analysis/recordings.h"
+#include "analysis/run_model.h"
 #include "analysis/trace.h"
 #include "collectives/exchange.h"
 
@@ -38,18 +39,14 @@ RankTimes TimesOf(int rank, const Doing& doing, const Attribution& attribution) 
 }
 
 void AddFlows(const Trace& trace, size_t most, Run& run) {
-  // The operation that a moment of a rank belongs to.
+  // The operation that a moment of a rank belongs to; 0: none. Every rank did all of them.
   const auto operation_at = [&](int rank, int64_t moment) -> uint64_t {
-    for (auto next = std::partition_point(run.operations.begin(), run.operations.end(),
-                                          [&](const Operation& each) {
-                                            const Doing* doing = trace.Find(rank, each.number);
-                                            return doing != nullptr && doing->end_ns <= moment;
-                                          });
-         next != run.operations.end();) {
-      const Doing* const doing = trace.Find(rank, next->number);
-      return doing != nullptr && doing->begin_ns <= moment ? next->number : 0;
-    }
-    return 0;
+    const auto next = std::partition_point(
+        run.operations.begin(), run.operations.end(),
+        [&](const Operation& each) { return trace.Find(rank, each.number)->end_ns <= moment; });
+    const bool inside =
+        next != run.operations.end() && trace.Find(rank, next->number)->begin_ns <= moment;
+    return inside ? next->number : 0;
   };
   size_t all = 0;
   trace.ForEachWrite([&](int from, int to, uint64_t, const Write& write) {
@@ -76,7 +73,7 @@ void AddRanks(const Trace& trace, Run& run) {
   run.name = first.transport;
   run.command = first.command;
   run.started = first.started;
-  run.machine = {first.machine.cpu, first.machine.cores, first.machine.kernel};
+  run.machine = first.machine;
   run.world_size = trace.world_size();
 }
 
@@ -105,6 +102,7 @@ absl::StatusOr<Run> Analyse(const std::filesystem::path& folder, const AnalyseOp
       const auto key = KeyOf(*doing);
       known = known && key.has_value();
       if (key) {
+        operation.kind = NameOf(key->kind);
         operation.what = key->Describe();
         operation.bytes = key->count * SizeOf(key->type);
       }
@@ -140,6 +138,7 @@ absl::StatusOr<Run> Analyse(const std::filesystem::path& folder, const AnalyseOp
   }
   AddFlows(trace, options.flows, run);
   run.findings = FindingsOf(run);
+  AddModel(trace.recordings().front().facts, run);
   return run;
 }
 

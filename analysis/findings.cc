@@ -6,6 +6,8 @@
 #include <array>
 #include <map>
 
+#include "analysis/median.h"
+
 namespace gradwire::analysis {
 namespace {
 
@@ -28,12 +30,6 @@ int Dominant(const std::map<int, int64_t>& parts, int64_t total) {
     if (static_cast<double>(part) > kDominates * static_cast<double>(total)) return rank;
   }
   return -1;
-}
-
-int64_t Median(std::vector<int64_t> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
 }
 
 // "1.8 ms"

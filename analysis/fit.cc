@@ -6,6 +6,7 @@
 #include <set>
 #include <vector>
 
+#include "analysis/median.h"
 #include "analysis/model.h"
 
 namespace gradwire::analysis {
@@ -66,6 +67,7 @@ class Fitting {
     const bool overlaps = costs_.overlaps;
     // Rounds may end where the link hides behind reductions or the other way round: begin at both.
     for (const unsigned first : {3u, 7u}) {
+      if (first == 7u && !fit_gamma) break;
       free_ = first;
       Costs start = Solve({.overlaps = false});
       start.overlaps = overlaps;
@@ -164,12 +166,6 @@ class Fitting {
   double error_ = 0;
 };
 
-double Median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
-
 absl::Status Check(std::span<const Sample> samples, const FitOptions& options) {
   std::set<uint64_t> sizes;
   for (const Sample& sample : samples) {
@@ -193,9 +189,12 @@ absl::Status Check(std::span<const Sample> samples, const FitOptions& options) {
   return absl::OkStatus();
 }
 
-}  // namespace
+struct Found {
+  Costs costs;
+  bool folded = false;  // gamma is contained in beta
+};
 
-absl::StatusOr<Model> Fit(std::span<const Sample> samples, const FitOptions& options) {
+absl::StatusOr<Found> Find(std::span<const Sample> samples, const FitOptions& options) {
   GW_RETURN_IF_ERROR(Check(samples, options));
   const bool given = options.gamma_us_per_mb.has_value();
   std::optional<Fitting> best;
@@ -217,7 +216,41 @@ absl::StatusOr<Model> Fit(std::span<const Sample> samples, const FitOptions& opt
         "other; measure sizes below a slice as well",
         samples.size());
   }
-  const Costs& costs = best->costs();
+  return Found{best->costs(), folded};
+}
+
+double Predicted(const Case& of, const Costs& costs) {
+  return CriticalPath(of, costs).Microseconds(costs);
+}
+
+// How far off each size is when the others alone are fitted. Sizes without which nothing can be
+// fitted stay without.
+void AddUnseen(std::span<const Sample> samples, const FitOptions& options, Model& model) {
+  std::set<uint64_t> sizes;
+  for (const Sample& sample : samples) sizes.insert(sample.of.bytes);
+  std::vector<double> errors;
+  for (const uint64_t size : sizes) {
+    std::vector<Sample> others;
+    for (const Sample& sample : samples) {
+      if (sample.of.bytes != size) others.push_back(sample);
+    }
+    const absl::StatusOr<Found> found = Find(others, options);
+    if (!found.ok()) continue;
+    for (size_t i = 0; i < samples.size(); ++i) {
+      if (samples[i].of.bytes != size) continue;
+      const double unseen = Predicted(samples[i].of, found->costs);
+      model.points[i].unseen_us = unseen;
+      errors.push_back(std::abs(unseen / samples[i].measured_us - 1));
+    }
+  }
+  if (!errors.empty()) model.unseen_error = Median(std::move(errors));
+}
+
+}  // namespace
+
+absl::StatusOr<Model> Fit(std::span<const Sample> samples, const FitOptions& options) {
+  GW_ASSIGN_OR_RETURN(const Found found, Find(samples, options));
+  const Costs& costs = found.costs;
   Model model;
   model.alpha_us = costs.alpha_us;
   model.beta_us_per_mb = costs.beta_us_per_mb;
@@ -225,14 +258,20 @@ absl::StatusOr<Model> Fit(std::span<const Sample> samples, const FitOptions& opt
   model.overlaps = costs.overlaps;
   std::vector<double> errors;
   for (const Sample& sample : samples) {
-    const double predicted = CriticalPath(sample.of, costs).Microseconds(costs);
-    model.points.push_back(
-        {sample.what, sample.of.bytes, sample.of.ranks, sample.measured_us, predicted});
+    const double predicted = Predicted(sample.of, costs);
+    model.points.push_back({.what = sample.what,
+                            .algorithm = std::string(NameOf(sample.of.algorithm)),
+                            .bytes = sample.of.bytes,
+                            .ranks = sample.of.ranks,
+                            .measured_us = sample.measured_us,
+                            .predicted_us = predicted,
+                            .unseen_us = std::nullopt});
     errors.push_back(std::abs(predicted / sample.measured_us - 1));
   }
-  model.error = Median(errors);
-  if (given) model.notes.push_back("gamma was given, not fitted");
-  if (folded) {
+  model.error = Median(std::move(errors));
+  AddUnseen(samples, options, model);
+  if (options.gamma_us_per_mb) model.notes.push_back("gamma was given, not fitted");
+  if (found.folded) {
     model.notes.push_back(
         "these samples do not show the price of reducing apart from that of the link: gamma is "
         "contained in beta; other algorithms in the same samples, or a given gamma, would tell");

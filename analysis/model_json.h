@@ -1,16 +1,18 @@
-// A fitted model as a file, for `gradwire predict --from`.
+// A fitted model as a file: `gradwire analyze` writes it, `gradwire predict --from` reads it.
 #pragma once
 
+#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string_view>
 
-#include "analysis/result.h"
+#include "analysis/model.h"
 #include "transport/status.h"
 
 namespace gradwire::analysis {
 
 nlohmann::ordered_json ToJson(const Model& model);
-// InvalidArgument names the member that is missing or makes no sense.
-absl::StatusOr<Model> ModelFromJson(std::string_view text);
+absl::Status WriteModel(const Model& model, const std::filesystem::path& path);
+// The prices alone. InvalidArgument names the member that is missing or makes no sense.
+absl::StatusOr<Costs> CostsFromJson(std::string_view text);
 
 }  // namespace gradwire::analysis

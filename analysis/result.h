@@ -13,6 +13,8 @@
 #include <string_view>
 #include <vector>
 
+#include "transport/machine.h"
+
 namespace gradwire::analysis {
 
 // Where time goes. A rank is in one at any moment of an operation.
@@ -65,6 +67,7 @@ struct PathStep {
 
 struct Operation {
   uint64_t number = 0;
+  std::string kind;              // "all_reduce"
   std::string what;              // "all_reduce of 262144 float, sum"
   uint64_t bytes = 0;            // of the larger tensor
   std::vector<RankTimes> ranks;  // those that recorded it, by rank
@@ -110,24 +113,31 @@ struct Model {
   double alpha_us = 0;         // per message
   double beta_us_per_mb = 0;   // per MB (decimal) over a link
   double gamma_us_per_mb = 0;  // per MB reduced
-  double error = 0;            // median relative error over the operations of the fit
+  double error = 0;            // median relative error over the points
+  // The same of unseen_us: what to expect of a size that was not measured.
+  std::optional<double> unseen_error;
   // Whether reductions hide behind the wire, as where a device moves the bytes. Else all adds up.
   bool overlaps = false;
   struct Point {
     std::string what;
+    std::string algorithm;  // "ring"
     uint64_t bytes = 0;
     int ranks = 0;
     double measured_us = 0;
     double predicted_us = 0;
+    std::optional<double> unseen_us;  // predicted by the fit of the other sizes alone
   };
   std::vector<Point> points;
+  // What the same prices make of an all-reduce that was not measured.
+  struct Prediction {
+    std::string algorithm;
+    int ranks = 0;
+    uint64_t bytes = 0;
+    uint64_t slice_bytes = 0;
+    double predicted_us = 0;
+  };
+  std::vector<Prediction> predictions;
   std::vector<std::string> notes;  // what the samples could not tell, in sentences
-};
-
-struct Machine {
-  std::string cpu;
-  int cores = 0;
-  std::string kernel;
 };
 
 struct Run {
@@ -141,6 +151,7 @@ struct Run {
   std::vector<Flow> flows;  // may be thinned out; see problems
   std::vector<Finding> findings;
   std::optional<Model> model;
+  std::string model_note;             // without a model: why, and what to measure for one
   std::vector<std::string> problems;  // what was missing or doubtful, in sentences
 };
 

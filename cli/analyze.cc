@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "analysis/analyse.h"
+#include "analysis/model_json.h"
 #include "analysis/report/csv.h"
 #include "analysis/report/html.h"
 #include "analysis/report/json.h"
@@ -23,7 +24,8 @@ constexpr const char* kFooter = R"(Make recordings by --telemetry DIR:
   gradwire analyze rec                      # bars, findings; rec/report.html
   gradwire analyze rec-rdma rec-tcp --out cmp   # two runs in one report
 DIR gets report.html (opens from the disk, offline), trace.json (ui.perfetto.dev
-or chrome://tracing) and CSV files. --json - prints JSON instead of text.)";
+or chrome://tracing) and CSV files; with several sizes of all-reduce model.json
+as well, for `gradwire predict --from DIR/model.json`. --json - prints JSON instead of text.)";
 
 struct AnalyzeCommand {
   std::vector<std::string> folders;
@@ -45,6 +47,7 @@ absl::Status Write(const analysis::Report& report, const std::filesystem::path& 
     std::filesystem::create_directories(folder, error);
     GW_RETURN_IF_ERROR(analysis::WriteTrace(run, folder / "trace.json"));
     GW_RETURN_IF_ERROR(analysis::WriteCsv(run, folder));
+    if (run.model) GW_RETURN_IF_ERROR(analysis::WriteModel(*run.model, folder / "model.json"));
   }
   return absl::OkStatus();
 }

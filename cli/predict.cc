@@ -12,6 +12,7 @@
 #include "analysis/predict/predictor.h"
 #include "analysis/predict/simulator_process.h"
 #include "analysis/predict/table.h"
+#include "analysis/units.h"
 #include "cli/command.h"
 #include "cli/report.h"
 
@@ -132,7 +133,7 @@ absl::Status Request::ReadModel(std::string& gamma_source) {
   std::ifstream file(from);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
   if (!file) return absl::NotFoundError(fmt::format("--from {}: cannot read it", from));
-  const absl::StatusOr<analysis::Model> read = analysis::ModelFromJson(text);
+  const absl::StatusOr<analysis::Costs> read = analysis::CostsFromJson(text);
   if (!read.ok()) return Annotate(read.status(), "--from " + from);
   if (read->beta_us_per_mb <= 0) {
     return InvalidArgument("--from {}: beta_us_per_mb is 0, so a link would have no end", from);

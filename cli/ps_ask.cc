@@ -7,6 +7,7 @@
 #include <future>
 #include <thread>
 
+#include "analysis/units.h"
 #include "cli/ps.h"
 #include "cli/report.h"
 #include "parameter_server/checkpoint.h"
@@ -34,14 +35,6 @@ struct AskCommand {
   }
 };
 
-std::string Bytes(int64_t bytes) {
-  constexpr const char* kUnits[] = {"B", "KiB", "MiB", "GiB", "TiB"};
-  auto value = static_cast<double>(bytes);
-  size_t unit = 0;
-  for (; value >= 1024 && unit + 1 < std::size(kUnits); ++unit) value /= 1024;
-  return fmt::format("{:.{}f} {}", value, unit == 0 ? 0 : 1, kUnits[unit]);
-}
-
 std::string Table(const ps::ServerStatus& status) {
   std::string how(ps::NameOf(status.consistency));
   if (status.consistency == ps::Consistency::kSsp) how += fmt::format(" {}", status.staleness);
@@ -57,8 +50,9 @@ std::string Table(const ps::ServerStatus& status) {
                       "step", "updates/s", "dup", "ref", "links", "role");
   for (const ps::ShardStatus& shard : status.shards) {
     text += fmt::format("  {:>5} {:>11} {:>9} {:>10.0f} {:>6} {:>6} {:>5}  {}\n", shard.shard,
-                        Bytes(shard.bytes), shard.min_clock, shard.updates_per_second,
-                        shard.duplicates, shard.refused, shard.links, shard.role.substr(0, 17));
+                        analysis::SizeText(static_cast<uint64_t>(shard.bytes)), shard.min_clock,
+                        shard.updates_per_second, shard.duplicates, shard.refused, shard.links,
+                        shard.role.substr(0, 17));
   }
   if (status.workers.empty()) return text + "\n  no workers\n";
   text += fmt::format("\n  {:>7} {:>9} {:>9} {:>8}  {}\n", "worker", "step", "waits for", "silent",

@@ -48,6 +48,7 @@ absl::Status Broadcast(Exchange& exchange, const Tensors& tensors, int root);
 
 // Which all-reduce runs: settings.all_reduce, or with "auto" by size, world and cores.
 enum class AllReduceAlgorithm : uint8_t { kRing, kRecursiveDoubling, kTree };
+std::string_view NameOf(AllReduceAlgorithm algorithm);  // as --all-reduce has it
 AllReduceAlgorithm ChooseAllReduce(const Settings& settings, int world_size, bool oversubscribed,
                                    size_t bytes);
 

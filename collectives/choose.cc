@@ -1,3 +1,5 @@
+#include <array>
+
 #include "collectives/algorithms.h"
 
 namespace gradwire {
@@ -8,13 +10,19 @@ constexpr size_t kPairBytes = 512 << 10;        // two ranks: doubling sends wha
 constexpr size_t kDoublingBytes = 32 << 10;     // a core per rank
 constexpr size_t kTreeBytesPerRank = 64 << 10;  // ranks share cores: the more, the later
 
+constexpr std::array<std::string_view, 3> kNames = {"ring", "recursive_doubling", "tree"};
+
 }  // namespace
+
+std::string_view NameOf(AllReduceAlgorithm algorithm) {
+  return kNames[static_cast<size_t>(algorithm)];
+}
 
 AllReduceAlgorithm ChooseAllReduce(const Settings& settings, int world_size, bool oversubscribed,
                                    size_t bytes) {
-  if (settings.all_reduce == "ring") return AllReduceAlgorithm::kRing;
-  if (settings.all_reduce == "recursive_doubling") return AllReduceAlgorithm::kRecursiveDoubling;
-  if (settings.all_reduce == "tree") return AllReduceAlgorithm::kTree;
+  for (size_t i = 0; i < kNames.size(); ++i) {
+    if (settings.all_reduce == kNames[i]) return static_cast<AllReduceAlgorithm>(i);
+  }
   const bool tree = oversubscribed && world_size > 2;
   size_t latency_bytes = static_cast<size_t>(settings.latency_bytes);
   if (settings.latency_bytes < 0) {

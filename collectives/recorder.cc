@@ -19,6 +19,7 @@ Recorder::Recorder(World& world, Transport& transport, const Settings& settings)
   facts_.machine = ThisMachine();
   facts_.transport = transport.name();
   facts_.device = transport.description();
+  facts_.oversubscribed = world.oversubscribed();
   facts_.command = WithoutSecrets(CommandLine());
   facts_.started = UtcNow();
   for (const SettingInfo& info : AllSettings()) {

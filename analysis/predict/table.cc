@@ -5,6 +5,8 @@
 #include <cmath>
 #include <limits>
 
+#include "analysis/units.h"
+
 namespace gradwire::analysis {
 namespace {
 
@@ -52,15 +54,6 @@ std::string TimeText(double microseconds) {
   if (microseconds < 1e3) return fmt::format("{:.2f} us", microseconds);
   if (microseconds < 1e6) return fmt::format("{:.3g} ms", microseconds / 1e3);
   return fmt::format("{:.4g} s", microseconds / 1e6);
-}
-
-std::string SizeText(uint64_t bytes) {
-  constexpr std::array<const char*, 5> kUnits = {"B", "KiB", "MiB", "GiB", "TiB"};
-  size_t unit = 0;
-  auto value = static_cast<double>(bytes);
-  for (; value >= 1024 && unit + 1 < kUnits.size(); ++unit) value /= 1024;
-  return value == std::floor(value) ? fmt::format("{:.0f} {}", value, kUnits[unit])
-                                    : fmt::format("{:.1f} {}", value, kUnits[unit]);
 }
 
 std::string TableHead(const Network& network, const std::string& gamma_source) {

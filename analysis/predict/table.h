@@ -26,7 +26,5 @@ nlohmann::ordered_json ToJson(const Prediction& prediction, bool best);
 
 // "1.23 ms": three digits with the unit that fits.
 std::string TimeText(double microseconds);
-// "64 MiB", or bytes.
-std::string SizeText(uint64_t bytes);
 
 }  // namespace gradwire::analysis

@@ -205,12 +205,13 @@ function drawModel(points, width) {
   const y = d3.scale.log().domain([times[0] / 1.3, times[1] * 1.3])
     .range([height - margin.bottom, margin.top]);
   drawYAxis(svg, y, logTicks(...y.domain()), margin.left, width - margin.right);
-  const ticks = logTicks(...x.domain());
+  // Sizes that were measured, as many as there is room for.
+  const ticks = [...new Set(points.map((point) => point.bytes))].sort((a, b) => a - b);
   const room = Math.max(1, Math.ceil(ticks.length * 62 / (width - margin.left)));
   svg.append("g").attr("class", "axis").selectAll("text")
     .data(ticks.filter((_, i) => i % room === 0)).enter().append("text")
-    .attr({x, y: height - margin.bottom + 18, "text-anchor": "middle"}).text(bytes);
-  axisTitles(svg, {x_label: "bytes of the operation", y_label: "time (µs)"}, width, height);
+    .attr({x, y: height - margin.bottom + 18, "text-anchor": "middle"}).text(binarySize);
+  axisTitles(svg, {x_label: "size of the operation", y_label: "time (µs)"}, width, height);
   modelGroups(points).forEach(({name, members}, g) => {
     const group = svg.append("g").attr("class", "series");
     const color = `var(--series-${g % 6})`;
@@ -221,16 +222,17 @@ function drawModel(points, width) {
         transform: (p) => `translate(${x(p.bytes)},${y(p.measured_us)})`}).style("fill", color)
       .on("mousemove", (p) => tip.show(d3.event.clientX, d3.event.clientY, p.what, [
         ["ranks", String(p.ranks)], ["measured", time(p.measured_us * 1e3)],
-        ["predicted", time(p.predicted_us * 1e3)]], name))
+        ["predicted", time(p.predicted_us * 1e3)], ["off by", offBy(p.predicted_us, p.measured_us)]], name))
       .on("mouseleave", () => tip.hide());
   });
   return svg.node();
 }
 
+// One line for each algorithm and number of ranks.
 function modelGroups(points) {
   const groups = new Map();
   for (const point of points) {
-    const name = `${point.what.split(" ")[0]}, ${plural(point.ranks, "rank")}`;
+    const name = `${point.algorithm.replace(/_/g, " ")}, ${plural(point.ranks, "rank")}`;
     if (!groups.has(name)) groups.set(name, []);
     groups.get(name).push(point);
   }
@@ -238,11 +240,8 @@ function modelGroups(points) {
     members.sort((a, b) => a.bytes - b.bytes)}));
 }
 
-function modelFigure(model) {
-  const points = model.points.filter((p) => p.bytes > 0 && p.measured_us > 0 && p.predicted_us > 0);
-  const plot = element("div", {class: "plot"});
-  if (points.length) onWidth(plot, (width) => plot.replaceChildren(drawModel(points, width)));
-  const legend = element("ul", {class: "series-legend"}, modelGroups(points).map(({name}, g) => {
+function modelLegend(points) {
+  return element("ul", {class: "series-legend"}, modelGroups(points).map(({name}, g) => {
     const mark = newSvg(26, 14, "").attr({role: "presentation", "aria-label": null});
     mark.append("path").attr({class: "line predicted", d: "M1,7H25"})
       .style("stroke", `var(--series-${g % 6})`);
@@ -250,17 +249,45 @@ function modelFigure(model) {
       transform: "translate(13,7)"}).style("fill", `var(--series-${g % 6})`);
     return element("li", {}, mark.node(), name);
   }));
-  const rows = model.points.map((p) => [p.what, bytes(p.bytes), String(p.ranks),
-    number(p.measured_us, 4), number(p.predicted_us, 4),
-    p.measured_us > 0 ? percent(p.predicted_us / p.measured_us - 1) : "–"]);
+}
+
+function pointTable(model) {
+  const rows = model.points.map((p) => [binarySize(p.bytes), p.algorithm.replace(/_/g, " "), String(p.ranks),
+    number(p.measured_us, 4), number(p.predicted_us, 4), offBy(p.predicted_us, p.measured_us),
+    p.unseen_us === null ? "–" : offBy(p.unseen_us, p.measured_us)]);
+  return table(["size", "algorithm", "ranks", "measured (us)", "predicted (us)", "off by", "unseen off by"],
+    rows, "Measured and predicted times");
+}
+
+// A row for each world and slice, a column for each size.
+function predictionTable({predictions}) {
+  const sizes = [...new Set(predictions.map((p) => p.bytes))].sort((a, b) => a - b);
+  const rows = new Map();
+  for (const p of predictions) {
+    const key = `${p.ranks} ${p.slice_bytes}`;
+    if (!rows.has(key)) rows.set(key, {ranks: p.ranks, slice: p.slice_bytes, times: new Map()});
+    rows.get(key).times.set(p.bytes, p.predicted_us);
+  }
+  const sorted = [...rows.values()].sort((a, b) => a.ranks - b.ranks || a.slice - b.slice);
+  return table(["ranks", "slice", ...sizes.map((size) => `${binarySize(size)} (us)`)],
+    sorted.map(({ranks, slice, times}) => [String(ranks), binarySize(slice),
+      ...sizes.map((size) => times.has(size) ? number(times.get(size), 4) : "–")]), "Predictions");
+}
+
+function modelFigure(model) {
+  const points = model.points.filter((p) => p.bytes > 0 && p.measured_us > 0 && p.predicted_us > 0);
+  const plot = element("div", {class: "plot"});
+  if (points.length) onWidth(plot, (width) => plot.replaceChildren(drawModel(points, width)));
   const how = model.overlaps ? "reductions go on while the next bytes travel" : "all of it adds up";
+  const unseen = model.unseen_error === null ? ""
+    : `; when a size is kept from the fit, half are within ${percent(model.unseen_error)} of it ("unseen")`;
   return element("figure", {class: "chart model", "aria-label": "Model and measurement"},
     element("p", {class: "formula"}, `${number(model.alpha_us)} µs a message, ` +
       `${number(model.beta_us_per_mb)} µs a MB moved, ${number(model.gamma_us_per_mb)} µs a MB reduced; ${how}. ` +
-      `Half of the predictions are within ${percent(model.error)} of the measurement. Marks are measured, ` +
-      "lines predicted."),
+      `Half of the predictions are within ${percent(model.error)} of the measurement${unseen}. Marks are ` +
+      "measured, lines predicted."),
     model.notes.length ? element("ul", {class: "notes"}, model.notes.map((note) => element("li", {}, note))) : null,
-    legend, plot,
-    foldout("Numbers", table(["operation", "size", "ranks", "measured (µs)", "predicted (µs)", "off by"],
-      rows, "Measured and predicted times")));
+    modelLegend(points), plot, pointTable(model),
+    model.predictions.length ? [element("p", {class: "hint"},
+      "What it predicts, with such links and a core for each rank:"), predictionTable(model)] : null);
 }

@@ -38,6 +38,18 @@ function bytes(count) {
   }
   return `${count} B`;
 }
+// Powers of two, as sizes are asked for.
+function binarySize(count) {
+  for (const [size, unit] of [[2 ** 30, "GiB"], [2 ** 20, "MiB"], [2 ** 10, "KiB"]]) {
+    if (count >= size) return `${number(count / size)} ${unit}`;
+  }
+  return `${count} B`;
+}
+function offBy(predicted, measured) {
+  if (!(measured > 0)) return "–";
+  const off = 100 * (predicted / measured - 1);
+  return `${off < 0 ? "-" : "+"}${Math.abs(off).toFixed(1)} %`;
+}
 function percent(share) {
   if (share > 0 && share < 0.0005) return "<0.1 %";
   return `${number(100 * share, share >= 0.0995 ? 2 : 1)} %`;

@@ -1,5 +1,6 @@
 #include "analysis/report/json.h"
 
+#include "analysis/model_json.h"
 #include "transport/file_io.h"
 
 namespace gradwire::analysis {
@@ -75,13 +76,10 @@ Json OperationJson(const Operation& operation) {
                      {"class_ns", TimesJson(times.total_ns)},
                      {"intervals", IntervalsJson(times.intervals)}});
   }
-  return {{"number", operation.number},
-          {"what", operation.what},
-          {"bytes", operation.bytes},
-          {"begin_ns", BeginOf(operation)},
-          {"end_ns", EndOf(operation)},
-          {"ranks", std::move(ranks)},
-          {"critical_path", PathJson(operation.critical)}};
+  return {{"number", operation.number},     {"kind", operation.kind},
+          {"what", operation.what},         {"bytes", operation.bytes},
+          {"begin_ns", BeginOf(operation)}, {"end_ns", EndOf(operation)},
+          {"ranks", std::move(ranks)},      {"critical_path", PathJson(operation.critical)}};
 }
 
 Json RankInfoJson(const RankInfo& info) {
@@ -133,22 +131,6 @@ void to_json(Json& json, const Finding& finding) {
           {"advice", finding.advice}};
 }
 
-void to_json(Json& json, const Model& model) {
-  json = {{"alpha_us", model.alpha_us},
-          {"beta_us_per_mb", model.beta_us_per_mb},
-          {"gamma_us_per_mb", model.gamma_us_per_mb},
-          {"error", model.error},
-          {"overlaps", model.overlaps},
-          {"notes", model.notes},
-          {"points", ArrayOf(model.points, [](const Model::Point& point) {
-             return Json{{"what", point.what},
-                         {"bytes", point.bytes},
-                         {"ranks", point.ranks},
-                         {"measured_us", point.measured_us},
-                         {"predicted_us", point.predicted_us}};
-           })}};
-}
-
 void to_json(Json& json, const RunTally& tally) {
   json = {{"median_operation_ns", tally.median_ns},
           {"ranks", ArrayOf(tally.ranks,
@@ -179,11 +161,11 @@ void to_json(Json& json, const Run& run) {
       {"ranks", ArrayOf(run.ranks, RankInfoJson)},
       {"totals", TallyOf(run)},
       {"findings", run.findings},
-      {"model", nullptr},
+      {"model", run.model ? ToJson(*run.model) : Json(nullptr)},
+      {"model_note", run.model_note},
       {"problems", run.problems},
       {"operations", ArrayOf(run.operations, OperationJson)},
       {"flows", FlowsJson(run.flows)}};
-  if (run.model) json["model"] = *run.model;
 }
 
 void to_json(Json& json, const Chart& chart) {

@@ -19,7 +19,6 @@ using Json = nlohmann::ordered_json;
 inline constexpr int kJsonVersion = 1;  // goes up when a key changes its meaning or goes
 
 void to_json(Json& json, const Finding& finding);
-void to_json(Json& json, const Model& model);
 void to_json(Json& json, const RunTally& tally);
 void to_json(Json& json, const Run& run);
 void to_json(Json& json, const Chart& chart);

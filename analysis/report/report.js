@@ -119,7 +119,11 @@ function runArticle(run, level) {
   if (level > 2 && run.findings.length) {  // those of the report's own runs are at its top
     parts.push(sub("What to change"), element("ol", {class: "findings"}, run.findings.map(findingItem)));
   }
-  if (run.model) parts.push(sub("Model and measurement"), modelFigure(run.model));
+  if (run.model) {
+    parts.push(sub("Model and measurement"), modelFigure(run.model));
+  } else if (run.model_note) {
+    parts.push(sub("Model and measurement"), paragraphs(run.model_note, {class: "hint"}));
+  }
   parts.push(ranksTable(run), settingsTable(run), countersTable(run));
   if (run.command.length) parts.push(element("h4", {}, "To reproduce"), ...commandList([shellLine(run.command)]));
   return element(level > 2 ? "section" : "article", {class: "run", "aria-labelledby": run.id}, parts);

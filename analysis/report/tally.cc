@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <map>
 
+#include "analysis/median.h"
+
 namespace gradwire::analysis {
 
 void Tally::Add(int64_t duration_ns, const ClassTimes& times) {
@@ -26,13 +28,6 @@ int64_t EndOf(const Operation& operation) {
   int64_t end = operation.ranks.empty() ? 0 : operation.ranks.front().end_ns;
   for (const RankTimes& times : operation.ranks) end = std::max(end, times.end_ns);
   return end;
-}
-
-int64_t Median(std::vector<int64_t> values) {
-  if (values.empty()) return 0;
-  const auto middle = values.begin() + static_cast<ptrdiff_t>((values.size() - 1) / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
 }
 
 ClassTimes CriticalTimes(const Operation& operation) {

@@ -54,7 +54,4 @@ inline int64_t DurationOf(const Operation& operation) {
   return EndOf(operation) - BeginOf(operation);
 }
 
-// Middle of the sorted values, the lower one of two; 0 of none.
-int64_t Median(std::vector<int64_t> values);
-
 }  // namespace gradwire::analysis

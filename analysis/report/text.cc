@@ -4,9 +4,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <map>
+#include <set>
 
 #include "analysis/report/layout.h"
 #include "analysis/report/tally.h"
+#include "analysis/units.h"
 
 namespace gradwire::analysis {
 namespace {
@@ -197,17 +200,63 @@ std::string Findings(const std::vector<Finding>& findings, int width) {
   return text;
 }
 
+std::string Microseconds(double us) { return fmt::format("{:.{}f}", us, us < 100 ? 1 : 0); }
+
+// "+3.2": what `predicted` is off `measured`, in percent.
+std::string OffBy(double predicted, double measured) {
+  return fmt::format("{:+.1f}", 100 * (predicted / measured - 1));
+}
+
+// Measured against predicted.
+Table PointTable(const Model& model) {
+  Table table{{"size", "algorithm", "measured us", "model us", "off by %", "unseen %"}, {}};
+  for (const Model::Point& point : model.points) {
+    table.rows.push_back({SizeText(point.bytes), point.algorithm, Microseconds(point.measured_us),
+                          Microseconds(point.predicted_us),
+                          OffBy(point.predicted_us, point.measured_us),
+                          point.unseen_us ? OffBy(*point.unseen_us, point.measured_us) : ""});
+  }
+  return table;
+}
+
+// A row for each world and slice, a column for each size.
+Table PredictionTable(const Model& model) {
+  std::set<uint64_t> sizes;
+  std::map<std::pair<int, uint64_t>, std::map<uint64_t, double>> rows;
+  for (const Model::Prediction& each : model.predictions) {
+    sizes.insert(each.bytes);
+    rows[{each.ranks, each.slice_bytes}][each.bytes] = each.predicted_us;
+  }
+  Table table{{"ranks", "slice"}, {}};
+  for (const uint64_t size : sizes) table.columns.push_back(SizeText(size) + " us");
+  for (const auto& [row, times] : rows) {
+    std::vector<std::string>& cells =
+        table.rows.emplace_back(std::vector{std::to_string(row.first), SizeText(row.second)});
+    for (const uint64_t size : sizes) {
+      const auto found = times.find(size);
+      cells.push_back(found == times.end() ? "" : Microseconds(found->second));
+    }
+  }
+  return table;
+}
+
 std::string ModelText(const Model& model, int width) {
   const char* how =
       model.overlaps ? "reductions go on while the next bytes travel" : "all of it adds up";
-  std::string text = Wrap(
-      fmt::format("{:.3g} us a message, {:.3g} us a MB moved, {:.3g} us a MB reduced; {}. Median "
-                  "error {}.",
-                  model.alpha_us, model.beta_us_per_mb, model.gamma_us_per_mb, how,
-                  Percent(model.error)),
-      width, "Model: ");
+  std::string text = fmt::format(
+      "{:.3g} us a message, {:.3g} us a MB moved, {:.3g} us a MB reduced; {}. Median error {}",
+      model.alpha_us, model.beta_us_per_mb, model.gamma_us_per_mb, how, Percent(model.error));
+  if (model.unseen_error) {
+    text += fmt::format("; {} for a size that the fit is not shown (unseen)",
+                        Percent(*model.unseen_error));
+  }
+  text = Wrap(text + ".", width, "Model: ");
   for (const std::string& note : model.notes) text += Wrap(note, width, "  - ");
-  return text;
+  text += '\n';
+  text += FormatTable(PointTable(model), width);
+  if (model.predictions.empty()) return text;
+  text += "\nWhat it predicts, with such links and a core for each rank\n";
+  return text + FormatTable(PredictionTable(model), width);
 }
 
 std::string List(std::string_view title, const std::vector<std::string>& sentences, int width) {
@@ -248,6 +297,9 @@ std::string FormatRun(const Run& run, const TextOptions& wanted) {
   if (run.model) {
     text += '\n';
     text += ModelText(*run.model, options.width);
+  } else if (!run.model_note.empty()) {
+    text += '\n';
+    text += Wrap(run.model_note, options.width, "");
   }
   text += List("Problems", run.problems, options.width);
   return text;

@@ -12,7 +12,8 @@ struct TextOptions {
   bool colored = false;  // ANSI colours; without them letters alone tell classes apart
 };
 
-// Where the time went: bars and shares per rank, the critical path, findings with advice, problems.
+// Where the time went: bars and shares per rank, the critical path, findings with advice, the model
+// against what was measured, problems.
 std::string FormatRun(const Run& run, const TextOptions& options = {});
 
 // Question, answer, table, notes and the commands that reproduce it; then its runs.

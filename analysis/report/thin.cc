@@ -89,7 +89,12 @@ int64_t CoarsenOperation(Operation& operation, size_t limit) {
 }
 
 Operation WithoutDetail(const Operation& operation) {
-  Operation plain{operation.number, operation.what, operation.bytes, {}, {}};
+  Operation plain{.number = operation.number,
+                  .kind = operation.kind,
+                  .what = operation.what,
+                  .bytes = operation.bytes,
+                  .ranks = {},
+                  .critical = {}};
   for (const RankTimes& times : operation.ranks) {
     plain.ranks.push_back({times.rank, times.begin_ns, times.end_ns, {}, times.total_ns});
   }
@@ -130,8 +135,18 @@ int64_t Coarsen(std::vector<PathStep>& steps, size_t limit) {
 Thinned Thin(const Run& run, const Limits& limits) {
   Thinned thinned;
   Run& out = thinned.run;
-  out = Run{run.name, run.command, run.started,  run.machine, run.world_size, run.ranks,
-            {},       {},          run.findings, run.model,   run.problems};
+  out = Run{.name = run.name,
+            .command = run.command,
+            .started = run.started,
+            .machine = run.machine,
+            .world_size = run.world_size,
+            .ranks = run.ranks,
+            .operations = {},
+            .flows = {},
+            .findings = run.findings,
+            .model = run.model,
+            .model_note = run.model_note,
+            .problems = run.problems};
 
   const std::vector<size_t> order = ByInterest(run);
   const size_t shown = std::min(order.size(), limits.operations);

@@ -4,6 +4,7 @@
 #include <nlohmann/json.hpp>
 #include <sstream>
 
+#include "analysis/units.h"
 #include "bench/study/runner.h"
 #include "transport/file_io.h"
 
@@ -12,6 +13,7 @@ namespace {
 
 using Json = nlohmann::json;
 using analysis::Chart;
+using analysis::SizeText;
 using analysis::Study;
 
 constexpr std::chrono::seconds kLimit{180};
@@ -25,12 +27,6 @@ absl::StatusOr<std::string> Output(const StudyOptions& options,
     return InternalError("{} ended with {}: {}", command[1], program.exit_code, program.output);
   }
   return std::move(program.output);
-}
-
-std::string Bytes(double bytes) {
-  if (bytes < 1024) return fmt::format("{:.0f} B", bytes);
-  if (bytes < 1 << 20) return fmt::format("{:.0f} KiB", bytes / 1024);
-  return fmt::format("{:.0f} MiB", bytes / (1 << 20));
 }
 
 analysis::Series Line(const std::string& name) { return {name, {}, {}, {}}; }
@@ -70,10 +66,11 @@ absl::StatusOr<Study> StudyWriteVsRead(const StudyOptions& options) {
     for (double number; words >> number;) numbers.push_back(number);
     if (numbers.size() != study.table.columns.size()) continue;
     study.table.rows.push_back(
-        {Bytes(numbers[0]), fmt::format("{:.1f}", numbers[1]), fmt::format("{:.1f}", numbers[2]),
-         fmt::format("{:.2f}", numbers[3]), fmt::format("{:.1f}", numbers[4]),
-         fmt::format("{:.1f}", numbers[5]), fmt::format("{:.2f}", numbers[6])});
-    chart.x.push_back(Bytes(numbers[0]));
+        {SizeText(static_cast<uint64_t>(numbers[0])), fmt::format("{:.1f}", numbers[1]),
+         fmt::format("{:.1f}", numbers[2]), fmt::format("{:.2f}", numbers[3]),
+         fmt::format("{:.1f}", numbers[4]), fmt::format("{:.1f}", numbers[5]),
+         fmt::format("{:.2f}", numbers[6])});
+    chart.x.push_back(SizeText(static_cast<uint64_t>(numbers[0])));
     chart.series[0].y.emplace_back(numbers[1]);
     chart.series[1].y.emplace_back(numbers[2]);
   }
@@ -121,7 +118,7 @@ absl::StatusOr<Study> StudyAllReduceVsPs(const StudyOptions& options) {
     for (const Json& row : json.at("results")) {
       const double pushed = row.at("push_pull").at("p50_us").get<double>();
       const double reduced = row.at("all_reduce").at("p50_us").get<double>();
-      const std::string size = Bytes(row.at("size").get<double>());
+      const std::string size = SizeText(row.at("size").get<uint64_t>());
       study.table.rows.push_back(
           {size, fmt::format("{:.1f}", pushed),
            fmt::format("{:.1f}", row.at("push_pull").at("p99_us").get<double>()),

@@ -8,6 +8,7 @@
 #include <utility>
 
 #include "analysis/analyse.h"
+#include "analysis/median.h"
 #include "transport/file_io.h"
 
 namespace gradwire::bench {
@@ -15,6 +16,7 @@ namespace {
 
 using Json = nlohmann::json;
 using analysis::Class;
+using analysis::Median;
 using analysis::Run;
 using Words = std::vector<std::string>;
 
@@ -34,12 +36,6 @@ struct Measured {
   std::optional<Run> run;  // of the last round
   std::string refusal;
 };
-
-double Median(std::vector<double> values) {
-  const auto middle = values.begin() + static_cast<std::ptrdiff_t>(values.size() / 2);
-  std::nth_element(values.begin(), middle, values.end());
-  return *middle;
-}
 
 std::vector<double> Values(const Measured& measured, double Sample::*field) {
   std::vector<double> values;
@@ -300,7 +296,10 @@ absl::StatusOr<analysis::Study> RunStudy(const StudyPlan& plan, const StudyOptio
     for (const std::string& problem : run.problems) {
       study.notes.push_back(fmt::format("{}: {}", point.label, problem));
     }
-    if (plan.timeline && i == slowest) study.runs.push_back(std::move(*all[i].run));
+    if (plan.timeline && i == slowest) {
+      study.runs.push_back(std::move(*all[i].run));
+      study.runs.back().model_note.clear();  // sizes are not what the study is about
+    }
   }
   times.log_y = most > 10 * least;
   // Classes that nobody spent time in only fill the legend.

@@ -142,7 +142,29 @@ test("charts are drawn", slow, () => open("report.html", {}, async (page) => {
   // A stacked bar takes the colours of the classes it names.
   const stack = page.locator("figure.chart").filter({hasText: "Where the time goes"}).locator(".plot rect");
   assert.match(await stack.nth(1).getAttribute("style"), /var\(--wire\)/);
+  // The model: measured marks beside predicted lines, as far apart as the numbers are.
   assert.equal(await page.locator("figure.model .plot path.line").count(), 6, "two rank counts in three runs");
+  const model = page.locator("figure.model").first();
+  assert.equal(await model.locator(".plot path.mark").count(), 18);
+  const apart = await model.evaluate((node) => {
+    const {points} = JSON.parse(document.getElementById("data").textContent).runs[0].model;
+    const two = points.filter(({ranks}) => ranks === 2);
+    const line = node.querySelector(".plot path.line").getAttribute("d").match(/[\d.]+,[\d.]+/g)
+      .map((pair) => Number(pair.split(",")[1]));
+    const marks = [...node.querySelectorAll(".plot path.mark")].slice(0, two.length)
+      .map((mark) => Number(mark.getAttribute("transform").match(/,([\d.]+)/)[1]));
+    // Both axes are logarithmic: a pixel is the same factor everywhere.
+    const factor = (line[0] - line.at(-1)) / Math.log(two.at(-1).predicted_us / two[0].predicted_us);
+    return Math.max(...two.map(({measured_us, predicted_us}, i) =>
+      Math.abs(line[i] - marks[i] - factor * Math.log(measured_us / predicted_us))));
+  });
+  assert.ok(apart < 0.5, `marks are off by ${apart} pixels`);
+  assert.match(await model.locator(".formula").innerText(), /4.2 µs a message.*within 7.1 %.*within 9.3 %/);
+  const [measured, predicted] = await model.locator("table").all();
+  assert.equal(await measured.locator("tbody tr").count(), 18);
+  assert.match(await measured.locator("tbody tr").nth(1).innerText(), /16 KiB\s+ring\s+2\s+[\d.,\s]+[-+][\d.]+ %\s+[-+][\d.]+ %/);
+  assert.deepEqual(await predicted.locator("th").allInnerTexts(), ["ranks", "slice", "1 MiB (µs)", "16 MiB (µs)"]);
+  assert.match(await predicted.locator("tbody tr").first().innerText(), /2\s+256 KiB\s+209.7\s+3,355/);
   // A bar for the critical path and each rank, its classes in the proportion of their times.
   const run = page.locator("article.run").first();
   const rows = run.locator(".bars").first().locator(".bar-row");

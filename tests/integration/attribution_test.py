@@ -174,6 +174,74 @@ class Analyze(harness.ProcessTest):
             events = json.load(file)["traceEvents"]
         self.assertEqual({e["pid"] for e in events if "pid" in e} >= {0, 1}, True)
 
+    def check_model(self, transport):
+        """Several sizes give prices, which `gradwire predict` takes."""
+        folder = self.folder()
+        self.assertCode(self.gradwire(
+            "bench", "allreduce", "--ranks", 2, "-b", "1K", "-e", "4M", "-f", 4, "--transport",
+            transport, "--telemetry", folder), 0)
+        told = self.gradwire("analyze", folder, "--json", os.path.join(folder, "all.json"))
+        self.assertCode(told, 0)
+        self.assertRegex(told.out, r"(?s)Model: [\d.]+ us a message.*\n  *2  +256 KiB +\d")
+        self.assertLessEqual(max(map(len, told.out.splitlines())), 80, told)
+        with open(os.path.join(folder, "all.json")) as file:
+            run = json.load(file)["runs"][0]
+        self.assertEqual(run["model_note"], "")
+        model = run["model"]
+        self.assertGreater(model["beta_us_per_mb"], 0)
+        self.assertEqual([p["bytes"] for p in model["points"]], [1 << n for n in range(10, 23, 2)])
+        self.assertEqual([p["algorithm"] for p in model["points"]],
+                         5 * ["recursive_doubling"] + 2 * ["ring"])
+        for point in model["points"]:
+            self.assertTrue(0 < point["predicted_us"] < 1e7, point)
+            self.assertTrue(0 < point["unseen_us"] < 1e7, point)
+            # Within the machine's own noise: a unit or a count that is wrong is off by more.
+            self.assertTrue(1 / 5 < point["predicted_us"] / point["measured_us"] < 5, point)
+        self.assertGreater(model["unseen_error"], 0)
+        worlds = {p["ranks"] for p in model["predictions"]}
+        self.assertEqual(worlds, {2, 4, 8, 16})
+        for prediction in model["predictions"]:
+            self.assertTrue(0 < prediction["predicted_us"] < 1e7, prediction)
+        with open(os.path.join(folder, "model.json")) as file:
+            self.assertEqual(json.load(file), model)
+        return folder, model
+
+    def test_a_model_of_rdma(self):
+        self.check_model("rdma")
+
+    def test_a_model_of_tcp_predicts_other_networks(self):
+        folder, model = self.check_model("tcp")
+        file = os.path.join(folder, "model.json")
+        predicted = self.gradwire("predict", "--ranks", 4, "--bytes", "64K,1M", "--from", file,
+                                  "--algorithm", "ring", "--json", os.path.join(folder, "p.json"))
+        if "libsimgrid-dev" in predicted.err:
+            self.skipTest("built without SimGrid")
+        self.assertCode(predicted, 0)
+        self.assertLessEqual(max(map(len, predicted.out.splitlines())), 80, predicted)
+        with open(os.path.join(folder, "p.json")) as stored:
+            told = json.load(stored)
+        network = told["network"]
+        self.assertAlmostEqual(1e12 / network["link_bytes_per_s"], model["beta_us_per_mb"], 5)
+        self.assertAlmostEqual(network["latency_us"], model["alpha_us"], 5)
+        self.assertAlmostEqual(network["gamma_us_per_mb"], model["gamma_us_per_mb"], 5)
+        self.assertEqual(len(told["rows"]), 2)
+        for row in told["rows"]:
+            self.assertGreater(row["simulated_us"], 0)
+
+    def test_one_size_has_no_model_and_says_what_to_measure(self):
+        folder = self.folder()
+        self.assertCode(self.gradwire("bench", "allreduce", "--ranks", 2, "--sizes", 65536, "-n", 5,
+                                      "--telemetry", folder), 0)
+        told = self.gradwire("analyze", folder)
+        self.assertCode(told, 0)
+        self.assertIn("-b 1K -e 16M -f 4", " ".join(told.out.split()))
+        self.assertFalse(os.path.exists(os.path.join(folder, "model.json")))
+        file = os.path.join(folder, "none.json")
+        self.assertOneLine(self.gradwire("predict", "--from", file), "cannot read it", code=1)
+        with open(file, "w") as model:
+            model.write('{"alpha_us": -1}')
+        self.assertOneLine(self.gradwire("predict", "--from", file), "alpha_us is below 0")
+
     def test_what_cannot_be_analysed_is_one_line(self):
         folder = self.folder()
         self.assertOneLine(self.gradwire("analyze", folder), "holds no recording")

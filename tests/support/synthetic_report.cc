@@ -47,7 +47,7 @@ class Maker {
     run_.command = {"gradwire", "analyze", "--ranks",    std::to_string(options_.ranks),
                     "-b",       "1M",      "it's quoted"};
     run_.started = "2026-01-02T03:04:05Z";
-    run_.machine = {"AMD EPYC 7B13", 2, "6.1.0-18-amd64"};
+    run_.machine = {"node1", "AMD EPYC 7B13", 2, "6.1.0-18-amd64", "boot"};
     run_.world_size = options_.ranks;
     for (int rank = 0; rank < options_.ranks; ++rank) AddRank(rank);
     int64_t begin_ns = 0;
@@ -191,7 +191,15 @@ class Maker {
   }
 
   void AddModel() {
-    Model model{4.2, 96.5, 31.0, 0.071, !options_.is_tcp, {}, {}};
+    Model model{.alpha_us = 4.2,
+                .beta_us_per_mb = 96.5,
+                .gamma_us_per_mb = 31.0,
+                .error = 0.071,
+                .unseen_error = 0.093,
+                .overlaps = !options_.is_tcp,
+                .points = {},
+                .predictions = {},
+                .notes = {}};
     for (const int ranks : {2, 4}) {
       for (int i = 0; i < 9; ++i) {
         const uint64_t bytes = 4'096ull << (2 * i);
@@ -200,8 +208,18 @@ class Maker {
             2 * (ranks - 1) * model.alpha_us +
             mb * (ranks - 1) / ranks * (2 * model.beta_us_per_mb + model.gamma_us_per_mb);
         const double off = 1 + 0.01 * static_cast<double>(Random(24) - 8);
-        model.points.push_back({fmt::format("all_reduce of {} float, sum", bytes / 4), bytes, ranks,
-                                predicted * off, predicted});
+        model.points.push_back(
+            {.what = fmt::format("all_reduce of {} float, sum", bytes / 4),
+             .algorithm = "ring",
+             .bytes = bytes,
+             .ranks = ranks,
+             .measured_us = predicted * off,
+             .predicted_us = predicted,
+             .unseen_us = i == 0 ? std::nullopt : std::optional(1.02 * predicted)});
+      }
+      for (const uint64_t bytes : {1u << 20, 1u << 24}) {
+        model.predictions.push_back(
+            {"ring", ranks, bytes, 1 << 18, 1e-4 * ranks * static_cast<double>(bytes)});
       }
     }
     run_.model = std::move(model);
@@ -294,7 +312,7 @@ void Poison(Run& run) {
   run.name += kHostileText;
   run.started = kHostileText;
   run.command = {kHostileText};
-  run.machine = {kHostileText, 2, kHostileText};
+  run.machine = {kHostileText, kHostileText, 2, kHostileText, kHostileText};
   for (RankInfo& info : run.ranks) {
     info.host = kHostileText;
     info.device = kHostileText;
@@ -308,8 +326,13 @@ void Poison(Run& run) {
     finding.advice += kHostileText;
   }
   if (run.model) {
+    run.model_note = kHostileText;
     run.model->notes.push_back(kHostileText);
-    for (Model::Point& point : run.model->points) point.what += kHostileText;
+    for (Model::Point& point : run.model->points) {
+      point.what += kHostileText;
+      point.algorithm += kHostileText;
+    }
+    for (Model::Prediction& each : run.model->predictions) each.algorithm += kHostileText;
   }
   run.problems.push_back(kHostileText);
 }

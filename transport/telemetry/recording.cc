@@ -54,6 +54,7 @@ std::string Encode(const Facts& facts) {
               {"clock_offset_ns", facts.clock_offset_ns},
               {"clock_error_ns", facts.clock_error_ns},
               {"lost_events", facts.lost_events},
+              {"oversubscribed", facts.oversubscribed},
               {"memory_shared", facts.memory_shared},
               {"counters", facts.counters},
               {"settings", facts.settings}}
@@ -80,6 +81,7 @@ absl::Status Decode(std::string_view text, Facts& facts) {
     json.at("clock_offset_ns").get_to(facts.clock_offset_ns);
     json.at("clock_error_ns").get_to(facts.clock_error_ns);
     json.at("lost_events").get_to(facts.lost_events);
+    json.at("oversubscribed").get_to(facts.oversubscribed);
     json.at("memory_shared").get_to(facts.memory_shared);
     json.at("counters").get_to(facts.counters);
     json.at("settings").get_to(facts.settings);

@@ -23,7 +23,7 @@
 
 namespace gradwire::telemetry {
 
-inline constexpr uint32_t kRecordingVersion = 1;
+inline constexpr uint32_t kRecordingVersion = 2;
 
 // What a reader must know beside the events.
 struct Facts {
@@ -38,6 +38,7 @@ struct Facts {
   int64_t clock_offset_ns = 0;  // added to this clock to get the rendezvous' clock
   int64_t clock_error_ns = -1;  // the offset is right within this; -1: not known
   uint64_t lost_events = 0;     // overwritten in the ring, oldest first
+  bool oversubscribed = false;  // ranks share cores on some host
   bool memory_shared = false;   // writes to peers of this host are there when they are posted
   std::map<std::string, uint64_t> counters;
   std::map<std::string, std::string> settings;

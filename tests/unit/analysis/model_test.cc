@@ -124,6 +124,10 @@ TEST(Fit, FindsPricesThatAddUp) {
   EXPECT_GT(model->error, 0.005);
   EXPECT_THAT(model->notes, IsEmpty());
   EXPECT_EQ(model->points.size(), 3u * 4 * 10);
+  // Of ten sizes one is hardly missed.
+  ASSERT_TRUE(model->unseen_error);
+  EXPECT_LT(*model->unseen_error, 0.05);
+  EXPECT_GE(*model->unseen_error, model->error * 0.8);
 }
 
 TEST(Fit, FindsPricesThatHideBehindEachOther) {
@@ -145,6 +149,28 @@ TEST(Fit, PredictsWorldsThatWereNotMeasured) {
     const Case of{algorithm, 64, 32 << 20};
     EXPECT_NEAR(Time(of, CostsOf(*model)) / Time(of, truth), 1, 0.1);
   }
+}
+
+TEST(Fit, SaysHowFarOffASizeIsThatItWasNotShown) {
+  // A size that is dearer than the others: seen, it moves the prices; unseen, it does not.
+  const Costs truth{.alpha_us = 10, .beta_us_per_mb = 200, .overlaps = false};
+  auto samples = Synthetic({Algorithm::kRing}, {4}, truth, /*noise=*/0);
+  samples[5].measured_us *= 1.5;
+  const auto model = Fit(samples);
+  ASSERT_TRUE(model.ok()) << model.status();
+  for (size_t i = 0; i < samples.size(); ++i) {
+    ASSERT_TRUE(model->points[i].unseen_us) << i;
+    if (i == 5) {
+      EXPECT_NEAR(*model->points[i].unseen_us, Time(samples[i].of, truth), 1e-6);
+    } else {
+      EXPECT_GT(std::abs(*model->points[i].unseen_us - samples[i].measured_us), 1e-3) << i;
+    }
+  }
+  // Three samples of three sizes: none can be missed.
+  const auto few = Fit(std::span(samples).first(3));
+  ASSERT_TRUE(few.ok()) << few.status();
+  EXPECT_FALSE(few->unseen_error);
+  EXPECT_FALSE(few->points[0].unseen_us);
 }
 
 TEST(Fit, SaysWhenReductionsDoNotShow) {
@@ -196,21 +222,24 @@ TEST(Fit, RefusesSizesThatGrowLikeTheirMessages) {
   EXPECT_THAT(Message(model.status()), HasSubstr("below a slice"));
 }
 
-TEST(ModelJson, SurvivesTheWayThroughAFile) {
+TEST(ModelJson, PricesSurviveTheWayThroughAFile) {
   const auto model = Fit(Synthetic({kAll[0]}, {4}, {.alpha_us = 1, .beta_us_per_mb = 10}, 0.01));
   ASSERT_TRUE(model.ok()) << model.status();
-  const auto read = ModelFromJson(ToJson(*model).dump());
+  const auto read = CostsFromJson(ToJson(*model).dump());
   ASSERT_TRUE(read.ok()) << read.status();
-  EXPECT_EQ(ToJson(*read), ToJson(*model));
+  EXPECT_EQ(read->alpha_us, model->alpha_us);
+  EXPECT_EQ(read->beta_us_per_mb, model->beta_us_per_mb);
+  EXPECT_EQ(read->gamma_us_per_mb, model->gamma_us_per_mb);
+  EXPECT_EQ(read->overlaps, model->overlaps);
 }
 
 TEST(ModelJson, RefusesWhatIsNoModel) {
   const std::string whole = ToJson(Model{}).dump();
-  EXPECT_TRUE(ModelFromJson(whole).ok());
-  EXPECT_THAT(Message(ModelFromJson("[1]").status()), HasSubstr("no JSON object"));
-  EXPECT_THAT(Message(ModelFromJson(R"({"alpha_us": 1})").status()), HasSubstr("beta_us_per_mb"));
-  EXPECT_THAT(Message(ModelFromJson(R"({"alpha_us": -1})").status()), HasSubstr("alpha_us"));
-  EXPECT_FALSE(ModelFromJson(whole.substr(0, whole.size() - 2)).ok());
+  EXPECT_TRUE(CostsFromJson(whole).ok());
+  EXPECT_THAT(Message(CostsFromJson("[1]").status()), HasSubstr("no JSON object"));
+  EXPECT_THAT(Message(CostsFromJson(R"({"alpha_us": 1})").status()), HasSubstr("beta_us_per_mb"));
+  EXPECT_THAT(Message(CostsFromJson(R"({"alpha_us": -1})").status()), HasSubstr("alpha_us"));
+  EXPECT_FALSE(CostsFromJson(whole.substr(0, whole.size() - 2)).ok());
 }
 
 }  // namespace

@@ -84,7 +84,7 @@ TEST(Recordings, ThatCannotBeReadAreLeftOutWithTheReason) {
   EXPECT_THAT(problem("PK" + whole.substr(2)), HasSubstr("no recording"));
   std::string other = whole;
   other[8] = 9;
-  EXPECT_THAT(problem(other), AllOf(HasSubstr("version 9"), HasSubstr("reads 1")));
+  EXPECT_THAT(problem(other), AllOf(HasSubstr("version 9"), HasSubstr("reads 2")));
   // Any one byte of the content.
   for (size_t at = 32; at < whole.size(); at += 13) {
     std::string damaged = whole;

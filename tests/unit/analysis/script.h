@@ -34,9 +34,10 @@ class Script {
     this->rank(rank).events.push_back(
         {Ns(begin_us), Ns(end_us), value, bytes, static_cast<int16_t>(peer), kind, detail});
   }
-  // All-reduce number `number` of 1000 floats.
-  void Operation(int rank, double begin_us, double end_us, uint64_t number = 1) {
-    Add(rank, telemetry::Kind::kOperands, begin_us - 0.1, begin_us - 0.1, 0, 1000);
+  // All-reduce number `number` of floats.
+  void Operation(int rank, double begin_us, double end_us, uint64_t number = 1,
+                 uint64_t count = 1000) {
+    Add(rank, telemetry::Kind::kOperands, begin_us - 0.1, begin_us - 0.1, 0, count);
     Add(rank, telemetry::Kind::kOperation, begin_us, end_us, -1, number, 0,
         static_cast<uint8_t>(CollectiveKind::kAllReduce));
   }

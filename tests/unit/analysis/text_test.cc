@@ -99,6 +99,10 @@ TEST(Text, ARunSaysWhereTheTimeGoes) {
   EXPECT_THAT(text, HasSubstr("1. 46 % of an operation rank 2 waits for writes of rank 1"));
   EXPECT_THAT(text, HasSubstr("-> Raise --slots from 16 to 32."));
   EXPECT_THAT(text, HasSubstr("Model: 4.2 us a message, 96.5 us a MB moved, 31 us a MB reduced;"));
+  EXPECT_THAT(text, HasSubstr("Median error 7.1 %; 9.3 % for a size that"));
+  EXPECT_THAT(text, HasSubstr("size     algorithm  measured us  model us  off by %  unseen %"));
+  EXPECT_THAT(text, HasSubstr("ranks  slice    1 MiB us  16 MiB us"));
+  EXPECT_THAT(text, HasSubstr("    2  256 KiB       210       3355"));
   EXPECT_THAT(text, Not(HasSubstr("send blocked")));  // TCP's alone
   EXPECT_THAT(text, Not(HasSubstr("\x1b")));
   EXPECT_THAT(FormatRun(SyntheticRun({}), {80, true}), HasSubstr("\x1b[38;5;"));
@@ -108,7 +112,10 @@ TEST(Text, BarsAreAsLongAsTheirTime) {
   analysis::Run run;
   run.name = "made up";
   run.world_size = 2;
-  Operation operation{1, "two ranks", 8, {}, {}};
+  Operation operation;
+  operation.number = 1;
+  operation.what = "two ranks";
+  operation.bytes = 8;
   operation.ranks = {{0, 0, 1000, {}, {}}, {1, 0, 500, {}, {}}};
   operation.ranks[0].total_ns[static_cast<size_t>(Class::kWire)] = 750;
   operation.ranks[0].total_ns[static_cast<size_t>(Class::kReducing)] = 250;
