@@ -138,7 +138,7 @@ absl::StatusOr<Run> Analyse(const std::filesystem::path& folder, const AnalyseOp
   }
   AddFlows(trace, options.flows, run);
   run.findings = FindingsOf(run);
-  AddModel(trace.recordings().front().facts, run);
+  AddModel(trace.recordings(), run);
   return run;
 }
 

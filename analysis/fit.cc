@@ -270,7 +270,8 @@ absl::StatusOr<Model> Fit(std::span<const Sample> samples, const FitOptions& opt
   }
   model.error = Median(std::move(errors));
   AddUnseen(samples, options, model);
-  if (options.gamma_us_per_mb) model.notes.push_back("gamma was given, not fitted");
+  if (options.gamma_us_per_mb)
+    model.notes.push_back("gamma was measured apart and given, not fitted");
   if (found.folded) {
     model.notes.push_back(
         "these samples do not show the price of reducing apart from that of the link: gamma is "

@@ -5,6 +5,7 @@
 #include <algorithm>
 #include <array>
 #include <map>
+#include <optional>
 #include <utility>
 
 #include "analysis/median.h"
@@ -72,6 +73,21 @@ std::vector<Sample> SamplesOf(const telemetry::Facts& facts, const Settings& set
   return samples;
 }
 
+// What a MB reduced took, by the events of reductions: median of those that are long enough for the
+// call itself not to count. Nothing when none was recorded.
+std::optional<double> GammaOf(const std::vector<telemetry::Recording>& ranks) {
+  constexpr uint32_t kLeastBytes = 16 << 10;
+  std::vector<double> gammas;
+  for (const telemetry::Recording& rank : ranks) {
+    for (const telemetry::Event& event : rank.events) {
+      if (event.kind != telemetry::Kind::kReduce || event.bytes < kLeastBytes) continue;
+      gammas.push_back(static_cast<double>(event.end_ns - event.begin_ns) * 1e3 / event.bytes);
+    }
+  }
+  if (gammas.empty()) return std::nullopt;
+  return Median(std::move(gammas));
+}
+
 void AddPredictions(const Settings& settings, int ranks, Model& model) {
   const Costs costs = CostsOf(model);
   const auto add = [&](const Settings& with, int of_ranks) {
@@ -91,13 +107,15 @@ void AddPredictions(const Settings& settings, int ranks, Model& model) {
   }
 }
 
-absl::StatusOr<Model> ModelOf(const telemetry::Facts& facts, const Run& run) {
+absl::StatusOr<Model> ModelOf(const std::vector<telemetry::Recording>& ranks, const Run& run) {
+  const telemetry::Facts& facts = ranks.front().facts;
   if (run.world_size < 2) return FailedPrecondition("one rank alone sends nothing");
   if (run.ranks.size() != static_cast<size_t>(run.world_size)) {
     return FailedPrecondition("recordings of some ranks are missing");
   }
   GW_ASSIGN_OR_RETURN(const Settings settings, SettingsOf(facts));
-  GW_ASSIGN_OR_RETURN(Model model, Fit(SamplesOf(facts, settings, run)));
+  GW_ASSIGN_OR_RETURN(Model model,
+                      Fit(SamplesOf(facts, settings, run), {.gamma_us_per_mb = GammaOf(ranks)}));
   AddPredictions(settings, run.world_size, model);
   if (facts.oversubscribed) {
     model.notes.push_back(
@@ -109,8 +127,8 @@ absl::StatusOr<Model> ModelOf(const telemetry::Facts& facts, const Run& run) {
 
 }  // namespace
 
-void AddModel(const telemetry::Facts& facts, Run& run) {
-  absl::StatusOr<Model> model = ModelOf(facts, run);
+void AddModel(const std::vector<telemetry::Recording>& ranks, Run& run) {
+  absl::StatusOr<Model> model = ModelOf(ranks, run);
   if (model.ok()) {
     run.model = *std::move(model);
     return;

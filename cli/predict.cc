@@ -13,6 +13,7 @@
 #include "analysis/predict/simulator_process.h"
 #include "analysis/predict/table.h"
 #include "analysis/units.h"
+#include "bench/model_gradients.h"
 #include "cli/command.h"
 #include "cli/report.h"
 
@@ -42,11 +43,6 @@ of 2009: at 97 % of the bandwidth and 13 times the latency.
 neither hops nor links that ranks share. Not in either: stragglers, losses,
 processors that ranks share, memory bandwidth.)";
 
-// Elements of float32 gradients.
-const std::map<std::string, uint64_t> kModels = {
-    {"resnet50", 25'557'032},    {"vgg16", 138'357'544}, {"bert-base", 109'482'240},
-    {"bert-large", 335'141'888}, {"gpt2", 124'439'808},  {"llama2-7b", 6'738'415'616}};
-
 struct Request {
   analysis::Network network;
   std::string topology = "star";
@@ -61,12 +57,17 @@ struct Request {
   std::string slice_bytes = "256K", server_slice_bytes = "64K";
   int slots = 16, server_window = 8;
   std::string from;
+  std::string notes;  // on the model of --from
   std::string json;
   analysis::PredictorOptions options;
   int patience_s = 180;
   CLI::Option *link = nullptr, *latency = nullptr, *overhead = nullptr, *reduce_rate = nullptr;
 
   int Run();
+  // For a reader, unless JSON alone is wanted.
+  void Tell(const std::string& text) const {
+    if (json != "-") std::fputs(text.c_str(), stdout);
+  }
   absl::Status Predict();
   absl::Status ReadModel(std::string& gamma_source);
   absl::StatusOr<std::vector<uint64_t>> Sizes() const;
@@ -81,7 +82,15 @@ absl::StatusOr<uint64_t> Bytes(const std::string& flag, const std::string& text)
 }
 
 absl::StatusOr<std::vector<uint64_t>> Request::Sizes() const {
-  if (!model.empty()) return std::vector<uint64_t>{kModels.at(model) * 4};
+  if (!model.empty()) {
+    GW_ASSIGN_OR_RETURN(const std::vector<bench::Gradient> gradients,
+                        bench::MakeModelGradients(model));
+    uint64_t elements = 0;
+    for (const bench::Gradient& gradient : gradients) {
+      elements += static_cast<uint64_t>(gradient.size());
+    }
+    return std::vector<uint64_t>{elements * sizeof(float)};
+  }
   std::vector<uint64_t> sizes;
   const std::string text = bytes.empty() ? "64K..256M" : bytes;
   if (const size_t dots = text.find(".."); dots != std::string::npos) {
@@ -109,10 +118,6 @@ absl::StatusOr<std::vector<analysis::Work>> Request::Works() const {
                                  Algorithm::kParameterServer};
   GW_ASSIGN_OR_RETURN(const uint64_t slice, Bytes("--slice-bytes", slice_bytes));
   GW_ASSIGN_OR_RETURN(const uint64_t server_slice, Bytes("--ps-slice-bytes", server_slice_bytes));
-  if (servers != 1) {
-    // Workers that push to several at once are not simulated as they do it: one after the other.
-    return InvalidArgument("--servers {}: one server is simulated, no more", servers);
-  }
   std::vector<analysis::Work> works;
   for (const Algorithm algorithm : kEvery) {
     const bool wanted =
@@ -148,9 +153,9 @@ absl::Status Request::ReadModel(std::string& gamma_source) {
     gamma_source = "fitted, " + from;
   }
   if (!read->overlaps) {
-    fmt::print("{}",
-               analysis::Commented("the fitted ranks copied and reduced one after the other, the "
-                                   "simulated ones do both at a time: times are lower bounds"));
+    notes = analysis::Commented(
+        "the fitted ranks copied and reduced one after the other, the simulated ones do both at a "
+        "time: times are lower bounds");
   }
   return absl::OkStatus();
 }
@@ -185,7 +190,7 @@ absl::Status Request::Predict() {
       GW_RETURN_IF_ERROR(Validate(row.back()));
     }
   }
-  fmt::print("{}", TableHead(network, gamma_source));
+  Tell(notes + TableHead(network, gamma_source));
   const analysis::Predictor predictor(simulator, options);
   const bool progress = isatty(STDERR_FILENO) != 0;
   nlohmann::ordered_json rows = nlohmann::ordered_json::array();
@@ -203,7 +208,7 @@ absl::Status Request::Predict() {
       if (prediction->shortened()) longest.insert_or_assign(question.work.algorithm, *prediction);
       predictions.push_back(*std::move(prediction));
     }
-    fmt::print("{}", TableRows(predictions));
+    Tell(TableRows(predictions));
     for (const Prediction& prediction : predictions) {
       rows.push_back(ToJson(prediction, &prediction == analysis::BestOf(predictions)));
     }
@@ -212,12 +217,12 @@ absl::Status Request::Predict() {
   for (const auto& [algorithm, prediction] : longest) {
     int ranks = 0;
     GW_ASSIGN_OR_RETURN(const double error, predictor.ShorteningError(prediction, &ranks));
-    fmt::print("{}", analysis::Commented(ShorteningNote(prediction, error, ranks)));
+    Tell(analysis::Commented(ShorteningNote(prediction, error, ranks)));
     shortened.push_back(
         {{"algorithm", NameOf(algorithm)}, {"error", error}, {"measured_on_ranks", ranks}});
   }
   if (json.empty()) return absl::OkStatus();
-  return WriteJson({{"network", ToJson(analysis::Simulation{network, {}})},
+  return WriteJson({{"network", analysis::ToJson(network)},
                     {"gamma", gamma_source},
                     {"rows", rows},
                     {"shortened", shortened}},
@@ -301,8 +306,7 @@ void AddPredict(CLI::App& root, Action& action) {
       app->add_option("--bytes", request->bytes, "1M,64M or 1M..1G (times 4) [64K..256M]")
           ->type_name("SIZES")
           ->group(of_work);
-  std::vector<std::string> models;
-  for (const auto& [name, elements] : kModels) models.push_back(name);
+  const std::vector<std::string> models(bench::ModelNames().begin(), bench::ModelNames().end());
   app->add_option("--model", request->model, "Its gradients, in float32, instead of --bytes")
       ->check(CLI::IsMember(models))
       ->excludes(bytes)
@@ -314,7 +318,7 @@ void AddPredict(CLI::App& root, Action& action) {
       ->check(CLI::IsMember({"all", "ring", "recursive_doubling", "tree", "parameter_server"}))
       ->type_name("")
       ->group(of_work);
-  app->add_option("--servers", request->servers, "The last rank serves; 1 is all that is simulated")
+  app->add_option("--servers", request->servers, "Of parameter servers: so many of the ranks [1]")
       ->check(CLI::PositiveNumber)
       ->type_name("N")
       ->group(of_work);
@@ -340,7 +344,8 @@ void AddPredict(CLI::App& root, Action& action) {
   app->add_option("--patience", request->patience_s, "Seconds for one simulation [180]")
       ->check(CLI::Range(1, 86400))
       ->type_name("N");
-  app->add_option("--json", request->json, "Write the same as JSON to FILE, - for standard output")
+  app->add_option("--json", request->json,
+                  "Also write all of it as JSON to FILE; -: print only that")
       ->type_name("FILE");
   app->callback([request, &action] { action = [request] { return request->Run(); }; });
 }

@@ -135,9 +135,7 @@ std::array<int, 3> TorusOf(int nodes) {
   return best;
 }
 
-Json ToJson(const Simulation& simulation) {
-  const Network& network = simulation.network;
-  const Work& work = simulation.work;
+Json ToJson(const Network& network) {
   return {{"topology", NameOf(network.topology)},
           {"ranks", network.ranks},
           {"ranks_per_node", network.ranks_per_node},
@@ -147,13 +145,19 @@ Json ToJson(const Simulation& simulation) {
           {"hop_latency_us", network.hop_latency_us},
           {"overhead_us", network.overhead_us},
           {"gamma_us_per_mb", network.gamma_us_per_mb},
-          {"tcp", network.tcp},
-          {"algorithm", NameOf(work.algorithm)},
-          {"bytes", work.bytes},
-          {"slice_bytes", work.slice_bytes},
-          {"window", work.window},
-          {"servers", work.servers},
-          {"units", work.units}};
+          {"tcp", network.tcp}};
+}
+
+Json ToJson(const Simulation& simulation) {
+  const Work& work = simulation.work;
+  Json json = ToJson(simulation.network);
+  json.update({{"algorithm", NameOf(work.algorithm)},
+               {"bytes", work.bytes},
+               {"slice_bytes", work.slice_bytes},
+               {"window", work.window},
+               {"servers", work.servers},
+               {"units", work.units}});
+  return json;
 }
 
 absl::StatusOr<Simulation> SimulationFromJson(std::string_view text) {

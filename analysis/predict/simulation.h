@@ -71,6 +71,7 @@ Case CaseOf(const Simulation& simulation);
 // Dimensions of the torus that `nodes` lie on, nearly a cube; some places may stay empty.
 std::array<int, 3> TorusOf(int nodes);
 
+nlohmann::json ToJson(const Network& network);
 nlohmann::json ToJson(const Simulation& simulation);
 absl::StatusOr<Simulation> SimulationFromJson(std::string_view text);
 

@@ -2,8 +2,15 @@
 // credits allow, summed by the order of the workers' numbers, updated, and pulled by all as soon as
 // they are there; a reply ends the step. A shard that could sum a later slice while it waits for a
 // worker's earlier one does not do so here: all workers begin at once, so the waits are short.
+//
+// A worker posts to all servers at once and a server to all workers, each on a queue of its own,
+// and a device takes turns among queues, packet by packet, so that nobody is sent to by all at a
+// time. Here a device sends whole messages in the order in which they were posted. Therefore
+// messages are posted in turns, and each worker begins at another server, each server at another
+// worker: were all to begin at the first, they would go on from one to the next together.
 #include <algorithm>
 #include <cmath>
+#include <utility>
 
 #include "analysis/predict/simulator/schedules.h"
 
@@ -26,17 +33,21 @@ struct Shape {
 };
 
 struct Worker {
-  std::vector<End*> shards;
+  std::vector<End*> shards;  // in its own order of turns
 
   void Run(const Shape& shape) const {
     const uint64_t all = shape.slices + 1;  // and the request, or the reply
     std::vector<uint64_t> sent(shards.size()), received(shards.size());
-    const auto pump = [&](size_t shard) {
-      for (; sent[shard] < all && shards[shard]->credits() > 0; ++sent[shard]) {
-        shards[shard]->Write(sent[shard] == 0 ? kRequest : shape.Length(sent[shard] - 1));
-      }
+    const auto write = [&](size_t shard) {
+      if (sent[shard] == all || shards[shard]->credits() == 0) return false;
+      shards[shard]->Write(sent[shard] == 0 ? kRequest : shape.Length(sent[shard] - 1));
+      ++sent[shard];
+      return true;
     };
-    for (size_t shard = 0; shard < shards.size(); ++shard) pump(shard);
+    for (bool wrote = true; std::exchange(wrote, false);) {
+      for (size_t shard = 0; shard < shards.size(); ++shard) wrote = write(shard) || wrote;
+    }
+    // From here on a slice goes where a credit came from.
     for (uint64_t left = all * shards.size(); left > 0;) {
       const size_t shard = End::WaitAny(shards);
       while (received[shard] < all && shards[shard]->HasArrival()) {
@@ -44,13 +55,15 @@ struct Worker {
         ++received[shard];
         --left;
       }
-      pump(shard);
+      while (write(shard)) {
+      }
     }
   }
 };
 
 struct Shard {
-  std::vector<End*> workers;
+  std::vector<End*> workers;  // by number
+  size_t first = 0;           // whose turn to be written to comes first
 
   void Run(const Shape& shape, const Fabric& fabric) const {
     for (End* worker : workers) worker->Receive();
@@ -58,10 +71,16 @@ struct Shard {
       const double length = shape.Length(slice);
       for (End* worker : workers) worker->Receive(length);
       fabric.Reduce(length);  // the update
-      for (End* worker : workers) worker->Write(length);
+      WriteAll(length);
     }
-    for (End* worker : workers) worker->Write(kReply);
+    WriteAll(kReply);
     for (End* worker : workers) worker->AwaitWritten();
+  }
+
+  void WriteAll(double bytes) const {
+    for (size_t i = 0; i < workers.size(); ++i) {
+      workers[(first + i) % workers.size()]->Write(bytes);
+    }
   }
 };
 
@@ -79,12 +98,13 @@ void RunParameterServer(Fabric& fabric) {
   for (int worker = 0; worker < shape.workers; ++worker) {
     Worker part;
     for (int i = 0; i < shape.servers; ++i) {
-      part.shards.push_back(&fabric.Link(worker, shape.workers + i));
+      part.shards.push_back(&fabric.Link(worker, shape.workers + (worker + i) % shape.servers));
     }
     fabric.Start(worker, [part, shape] { part.Run(shape); });
   }
   for (int server = 0; server < shape.servers; ++server) {
     Shard part;
+    part.first = static_cast<size_t>(server * shape.workers / shape.servers);
     const int rank = shape.workers + server;
     for (int worker = 0; worker < shape.workers; ++worker) {
       part.workers.push_back(&fabric.Link(rank, worker));

@@ -127,6 +127,25 @@ TEST(RunModel, ALateRankIsNotThePriceOfTheCollective) {
   EXPECT_THAT(run.model->notes, ElementsAre(HasSubstr("contained in beta")));
 }
 
+TEST(RunModel, TakesGammaFromTheReductions) {
+  Made made(3, "ring");
+  for (uint64_t bytes = 1 << 10; bytes <= 16 << 20; bytes *= 4) {
+    made.AddByPrice(AllReduceAlgorithm::kRing, bytes);
+  }
+  // At the truth's 150 us a MB, once preempted; the short ones are mostly the call.
+  for (int i = 0; i < 9; ++i) {
+    const double begin = 1000.0 * i;
+    made.script().Add(1, telemetry::Kind::kReduce, begin, begin + (i == 4 ? 900 : 15), -1, 0,
+                      100'000);
+    made.script().Add(1, telemetry::Kind::kReduce, begin + 950, begin + 960, -1, 0, 64);
+  }
+  const auto run = made.Analysed();
+  ASSERT_TRUE(run.model) << run.model_note;
+  EXPECT_NEAR(run.model->gamma_us_per_mb, 150, 1e-6);
+  EXPECT_THAT(run.model->beta_us_per_mb, DoubleNear(400, 8));
+  EXPECT_THAT(run.model->alpha_us, DoubleNear(20, 0.5));
+}
+
 TEST(RunModel, RanksThatShareCoresUseTheTree) {
   Made made(4);
   for (int rank = 0; rank < 4; ++rank) made.script().rank(rank).facts.oversubscribed = true;
