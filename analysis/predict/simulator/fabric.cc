@@ -1,7 +1,6 @@
 #include "analysis/predict/simulator/fabric.h"
 
 #include <algorithm>
-#include <array>
 #include <cstdio>
 #include <cstdlib>
 #include <simgrid/s4u.hpp>
@@ -13,9 +12,8 @@ namespace sg = simgrid::s4u;
 
 // A message without payload: its headers.
 constexpr double kFrameBytes = 64;
-// Handles of writes under way. A link never has more: credits bound data, and credit messages are
-// at most three.
-constexpr size_t kHandles = 68;
+// Writes under way beside those that take credits: messages of credits alone are at most three.
+constexpr int kWithoutCredit = 3;
 
 // What a message tells fits into the pointer that travels: whether it is data, and credits.
 void* Tell(bool data, int credits) {
@@ -46,7 +44,9 @@ struct End::Sides {
   double acknowledge_s = -1;  // once it is known
   sg::CommPtr incoming;       // always one, once used
   void* told = nullptr;
-  std::array<sg::CommPtr, kHandles> outgoing;
+  // Of writes under way. No longer than need be: SimGrid searches the list of all that an actor has
+  // not waited for.
+  std::vector<sg::CommPtr> outgoing;
   size_t sent = 0;
   sg::CommPtr last;
 };
@@ -79,9 +79,8 @@ int End::credits() {
 }
 
 void End::Send(double bytes, int credits, bool data) {
-  sg::CommPtr& handle = sides_->outgoing[sides_->sent++ % kHandles];
-  // Long over; SimGrid searches the list of those that nobody waited for.
-  if (handle) handle->wait();
+  sg::CommPtr& handle = sides_->outgoing[sides_->sent++ % sides_->outgoing.size()];
+  if (handle) handle->wait();  // over: its credit came back
   handle = sides_->out->put_async(Tell(data, credits),
                                   static_cast<uint64_t>(std::max(bytes, kFrameBytes)));
   if (data) sides_->last = handle;
@@ -162,6 +161,7 @@ End& Fabric::Link(int rank, int peer) {
     sides->network = &simulation_.network;
     sides->messages = &messages_;
     sides->window = sides->credits = simulation_.work.window;
+    sides->outgoing.resize(static_cast<size_t>(sides->window + kWithoutCredit));
     end = std::make_unique<End>(std::move(sides));
   }
   return *end;

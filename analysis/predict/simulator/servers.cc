@@ -33,11 +33,11 @@ struct Shape {
 };
 
 struct Worker {
-  std::vector<End*> shards;  // in its own order of turns
+  std::vector<End*> shards;  // in its order of turns
 
   void Run(const Shape& shape) const {
     const uint64_t all = shape.slices + 1;  // and the request, or the reply
-    std::vector<uint64_t> sent(shards.size()), received(shards.size());
+    std::vector<uint64_t> sent(shards.size());
     const auto write = [&](size_t shard) {
       if (sent[shard] == all || shards[shard]->credits() == 0) return false;
       shards[shard]->Write(sent[shard] == 0 ? kRequest : shape.Length(sent[shard] - 1));
@@ -47,15 +47,12 @@ struct Worker {
     for (bool wrote = true; std::exchange(wrote, false);) {
       for (size_t shard = 0; shard < shards.size(); ++shard) wrote = write(shard) || wrote;
     }
-    // From here on a slice goes where a credit came from.
-    for (uint64_t left = all * shards.size(); left > 0;) {
-      const size_t shard = End::WaitAny(shards);
-      while (received[shard] < all && shards[shard]->HasArrival()) {
+    // Replies come in turns too. From here on a slice goes where a credit came from.
+    for (uint64_t received = 0; received < all; ++received) {
+      for (size_t shard = 0; shard < shards.size(); ++shard) {
         shards[shard]->Receive();
-        ++received[shard];
-        --left;
-      }
-      while (write(shard)) {
+        while (write(shard)) {
+        }
       }
     }
   }
@@ -63,7 +60,7 @@ struct Worker {
 
 struct Shard {
   std::vector<End*> workers;  // by number
-  size_t first = 0;           // whose turn to be written to comes first
+  std::vector<End*> turns;    // in its order of turns
 
   void Run(const Shape& shape, const Fabric& fabric) const {
     for (End* worker : workers) worker->Receive();
@@ -74,13 +71,10 @@ struct Shard {
       WriteAll(length);
     }
     WriteAll(kReply);
-    for (End* worker : workers) worker->AwaitWritten();
   }
 
   void WriteAll(double bytes) const {
-    for (size_t i = 0; i < workers.size(); ++i) {
-      workers[(first + i) % workers.size()]->Write(bytes);
-    }
+    for (End* worker : turns) worker->Write(bytes);
   }
 };
 
@@ -95,19 +89,32 @@ void RunParameterServer(Fabric& fabric) {
   shape.slice = std::min(static_cast<double>(work.slice_bytes), shape.share);
   shape.slices = static_cast<uint64_t>(std::ceil(shape.share / shape.slice));
   if (work.units != 0) shape.slices = std::min(shape.slices, work.units);
+  // Turn t of worker w is at server home(w) + t, turn t of server s at the workers at home at s -
+  // t: no two meet where others are.
+  const auto home = [&shape](int worker) {
+    return static_cast<int>(static_cast<int64_t>(worker) * shape.servers / shape.workers);
+  };
+  std::vector<std::vector<int>> at_home(static_cast<size_t>(shape.servers));
   for (int worker = 0; worker < shape.workers; ++worker) {
+    at_home[static_cast<size_t>(home(worker))].push_back(worker);
     Worker part;
-    for (int i = 0; i < shape.servers; ++i) {
-      part.shards.push_back(&fabric.Link(worker, shape.workers + (worker + i) % shape.servers));
+    for (int turn = 0; turn < shape.servers; ++turn) {
+      const int server = (home(worker) + turn) % shape.servers;
+      part.shards.push_back(&fabric.Link(worker, shape.workers + server));
     }
     fabric.Start(worker, [part, shape] { part.Run(shape); });
   }
   for (int server = 0; server < shape.servers; ++server) {
     Shard part;
-    part.first = static_cast<size_t>(server * shape.workers / shape.servers);
     const int rank = shape.workers + server;
     for (int worker = 0; worker < shape.workers; ++worker) {
       part.workers.push_back(&fabric.Link(rank, worker));
+    }
+    for (int turn = 0; turn < shape.servers; ++turn) {
+      const int group = (server - turn + shape.servers) % shape.servers;
+      for (const int worker : at_home[static_cast<size_t>(group)]) {
+        part.turns.push_back(&fabric.Link(rank, worker));
+      }
     }
     fabric.Start(rank, [part, shape, &fabric] { part.Run(shape, fabric); });
   }
