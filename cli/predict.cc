@@ -29,7 +29,8 @@ constexpr const char* kFooter = R"(Examples:
   gradwire predict --ranks 1024 --link 400G --latency 5us --bytes 1M..1G
   gradwire predict --ranks 64 --model resnet50 --topology fat_tree
   gradwire predict --ranks 64 --ranks-per-node 8 --link 400G --node-link 3.6T
-  gradwire predict --ranks 256 --from model.json --algorithm ring
+  gradwire predict --ranks 256 --from rec/model.json --algorithm ring
+  gradwire predict --ranks 40 --servers 8 --algorithm parameter_server
 
 The schedule that is simulated is that of our implementation: segments, slices,
 groups, windows of credits, pushes and pulls. A long one is simulated in part
@@ -37,8 +38,8 @@ and goes on at its pace; the error that this makes is measured and printed.
 star is one switch without limits; fat_tree two levels of switches with as much
 bandwidth up as down; torus direct links in three dimensions.
 --transport rdma gives flows plain latency and bandwidth (SimGrid's CM02,
-factors 1, no window); tcp has SimGrid's corrections for TCP (LV08), which know Ethernet
-of 2009: at 97 % of the bandwidth and 13 times the latency.
+factors 1, no window); tcp has SimGrid's corrections for TCP (LV08), which know
+Ethernet of 2009: 97 % of the bandwidth and 13 times the latency.
 `time` is simulated, `model` by the formulas of docs/predict.md, which know
 neither hops nor links that ranks share. Not in either: stragglers, losses,
 processors that ranks share, memory bandwidth.)";
