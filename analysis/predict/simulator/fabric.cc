@@ -3,7 +3,6 @@
 #include <algorithm>
 #include <cstdio>
 #include <cstdlib>
-#include <deque>
 #include <simgrid/s4u.hpp>
 
 namespace gradwire::analysis {
@@ -13,6 +12,8 @@ namespace sg = simgrid::s4u;
 
 // A message without payload: its headers.
 constexpr double kFrameBytes = 64;
+// Writes under way beside those that take credits: messages of credits alone are at most three.
+constexpr int kWithoutCredit = 3;
 
 // What a message tells fits into the pointer that travels: whether it is data, and credits.
 void* Tell(bool data, int credits) {
@@ -43,7 +44,10 @@ struct End::Sides {
   double acknowledge_s = -1;  // once it is known
   sg::CommPtr incoming;       // always one, once used
   void* told = nullptr;
-  std::deque<sg::CommPtr> outgoing;  // under way
+  // Of writes under way. No longer than need be: SimGrid searches the list of all that an actor has
+  // not waited for.
+  std::vector<sg::CommPtr> outgoing;
+  size_t sent = 0;
   sg::CommPtr last;
 };
 
@@ -75,14 +79,10 @@ int End::credits() {
 }
 
 void End::Send(double bytes, int credits, bool data) {
-  // SimGrid searches the list of all that an actor has not waited for: keep it short.
-  while (!sides_->outgoing.empty() && sides_->outgoing.front()->test()) {
-    sides_->outgoing.front()->wait();
-    sides_->outgoing.pop_front();
-  }
-  const sg::CommPtr handle = sides_->out->put_async(
-      Tell(data, credits), static_cast<uint64_t>(std::max(bytes, kFrameBytes)));
-  sides_->outgoing.push_back(handle);
+  sg::CommPtr& handle = sides_->outgoing[sides_->sent++ % sides_->outgoing.size()];
+  if (handle) handle->wait();  // over: its credit came back
+  handle = sides_->out->put_async(Tell(data, credits),
+                                  static_cast<uint64_t>(std::max(bytes, kFrameBytes)));
   if (data) sides_->last = handle;
   ++*sides_->messages;
 }
@@ -161,6 +161,7 @@ End& Fabric::Link(int rank, int peer) {
     sides->network = &simulation_.network;
     sides->messages = &messages_;
     sides->window = sides->credits = simulation_.work.window;
+    sides->outgoing.resize(static_cast<size_t>(sides->window + kWithoutCredit));
     end = std::make_unique<End>(std::move(sides));
   }
   return *end;
