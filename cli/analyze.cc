@@ -25,7 +25,7 @@ constexpr const char* kFooter = R"(Make recordings by --telemetry DIR:
   gradwire analyze rec-rdma rec-tcp --out cmp   # two runs in one report
 DIR gets report.html (opens from the disk, offline), trace.json (ui.perfetto.dev
 or chrome://tracing) and CSV files; with several sizes of all-reduce model.json
-as well, for `gradwire predict --from DIR/model.json`. --json - prints JSON instead of text.)";
+as well, for `gradwire predict --from DIR/model.json`.)";
 
 struct AnalyzeCommand {
   std::vector<std::string> folders;

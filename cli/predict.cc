@@ -151,7 +151,7 @@ absl::Status Request::ReadModel(std::string& gamma_source) {
   if (link->count() == 0) link_bits = 8e12 / read->beta_us_per_mb;
   if (reduce_rate->count() == 0) {
     network.gamma_us_per_mb = read->gamma_us_per_mb;
-    gamma_source = "fitted, " + from;
+    gamma_source = "--from";
   }
   if (!read->overlaps) {
     notes = analysis::Commented(
@@ -346,7 +346,7 @@ void AddPredict(CLI::App& root, Action& action) {
       ->check(CLI::Range(1, 86400))
       ->type_name("N");
   app->add_option("--json", request->json,
-                  "Also write all of it as JSON to FILE; -: print only that")
+                  "Also write all as JSON to FILE; -: print only that")
       ->type_name("FILE");
   app->callback([request, &action] { action = [request] { return request->Run(); }; });
 }

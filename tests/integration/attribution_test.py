@@ -237,7 +237,7 @@ class Analyze(harness.ProcessTest):
         self.assertIn("-b 1K -e 16M -f 4", " ".join(told.out.split()))
         self.assertFalse(os.path.exists(os.path.join(folder, "model.json")))
         file = os.path.join(folder, "none.json")
-        self.assertOneLine(self.gradwire("predict", "--from", file), "cannot read it", code=1)
+        self.assertOneLine(self.gradwire("predict", "--from", file), "cannot read it")
         with open(file, "w") as model:
             model.write('{"alpha_us": -1}')
         self.assertOneLine(self.gradwire("predict", "--from", file), "alpha_us is below 0")

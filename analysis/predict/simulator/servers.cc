@@ -71,6 +71,8 @@ struct Shard {
       WriteAll(length);
     }
     WriteAll(kReply);
+    // Writes of a rank that is done would stop on their way.
+    for (End* worker : workers) worker->AwaitWritten();
   }
 
   void WriteAll(double bytes) const {
