@@ -79,11 +79,13 @@ for server in 0 1; do
     perftest $server ib_${verb}_bw -s 65536 -n 40
     perftest $server ib_${verb}_lat -s 8 -n 100
     [ -n "$LAB_QUICK" ] || {
+      capture='' # 170 MB of the same packets
       perftest $server ib_${verb}_bw -a -n 10
+      capture=perftest.$server
       perftest $server ib_${verb}_bw -s 65536 -n 40 -b
       perftest $server ib_${verb}_bw -s 4096 -n 100 -q 8
       perftest $server ib_${verb}_bw -s 4096 -n 128 -l 8
-      perftest $server ib_${verb}_bw -s 4096 -n 100 -e
+      [ $verb = write ] || perftest $server ib_${verb}_bw -s 4096 -n 100 -e # nobody waits for a write
     }
   done
   perftest $server ib_write_lat -s 64 -n 100 -I 64
