@@ -345,8 +345,7 @@ void AddPredict(CLI::App& root, Action& action) {
   app->add_option("--patience", request->patience_s, "Seconds for one simulation [180]")
       ->check(CLI::Range(1, 86400))
       ->type_name("N");
-  app->add_option("--json", request->json,
-                  "Also write all as JSON to FILE; -: print only that")
+  app->add_option("--json", request->json, "Also write all as JSON to FILE; -: print only that")
       ->type_name("FILE");
   app->callback([request, &action] { action = [request] { return request->Run(); }; });
 }
