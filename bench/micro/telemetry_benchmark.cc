@@ -1,5 +1,5 @@
-// What one event of telemetry costs a thread: when nothing records, which every run pays, and when a
-// ring does. Times the events of a collective (gradwire analyze counts them) this is its price.
+// What one event of telemetry costs a thread: when nothing records, which every run pays, and when
+// a ring does. Times the events of a collective (gradwire analyze counts them) this is its price.
 //
 //   build/release/bin/telemetry_benchmark --benchmark_repetitions=5
 #include <benchmark/benchmark.h>
