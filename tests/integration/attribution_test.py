@@ -50,7 +50,19 @@ class Run:
             path["begin_ns"], path["end_ns"], path["class"]) if of == name)
 
 
-class InjectedCauses(harness.ProcessTest):
+class MeasuringTest(harness.ProcessTest):
+    def attempts(self, attempt):
+        """Passes when `attempt` returns no complaint, once of five times."""
+        complaints = []
+        for _ in range(5):
+            complaint = attempt()
+            if complaint is None:
+                return
+            complaints.append(complaint)
+        self.fail("\n".join(complaints))
+
+
+class InjectedCauses(MeasuringTest):
     def recorded(self, ranks, size, *flags, env=None, calls=30):
         folder = self.folder()
         run = self.gradwire(
@@ -66,16 +78,6 @@ class InjectedCauses(harness.ProcessTest):
             for rank in operation["ranks"]:
                 self.assertEqual(sum(rank["class_ns"].values()), rank["end_ns"] - rank["begin_ns"])
         return run
-
-    def attempts(self, attempt):
-        """Passes when `attempt` returns no complaint, once of five times."""
-        complaints = []
-        for _ in range(5):
-            complaint = attempt()
-            if complaint is None:
-                return
-            complaints.append(complaint)
-        self.fail("\n".join(complaints))
 
     def judge(self, run, name, rank, attributed, injected):
         first = run.first
@@ -127,7 +129,7 @@ class InjectedCauses(harness.ProcessTest):
 
     def test_an_interval_of_the_depth_minus_one(self):
         self.compared("send_queue_full", 1 << 20,
-                      (*self.SIGNALING, "--queue-depth", "128", "--signal-interval", "3"),
+                      (*self.SIGNALING, "--queue-depth", "128", "--signal-interval", "1"),
                       (*self.SIGNALING, "--queue-depth", "4", "--signal-interval", "3"),
                       env=LONG, calls=8)
 
@@ -156,7 +158,7 @@ class InjectedCauses(harness.ProcessTest):
                       cause_env={**PACKETS, "URXE_FAULTS": "drop=0.01,seed=1"}, calls=60)
 
 
-class Analyze(harness.ProcessTest):
+class Analyze(MeasuringTest):
     def test_both_transports_in_one_report(self):
         folder = self.folder()
         for transport in ("tcp", "rdma"):
@@ -176,6 +178,23 @@ class Analyze(harness.ProcessTest):
 
     def check_model(self, transport):
         """Several sizes give prices, which `gradwire predict` takes."""
+        found = []
+
+        def attempt():
+            try:
+                folder, model = self.model_of(transport)
+            except AssertionError as error:
+                return str(error)
+            found[:] = folder, model
+            for point in model["points"]:
+                # Within the machine's own noise: a unit or a count that is wrong is off by more.
+                if not 1 / 5 < point["predicted_us"] / point["measured_us"] < 5:
+                    return "far off: %s" % point
+            return None
+        self.attempts(attempt)
+        return found
+
+    def model_of(self, transport):
         folder = self.folder()
         self.assertCode(self.gradwire(
             "bench", "allreduce", "--ranks", 2, "-b", "1K", "-e", "4M", "-f", 4, "--transport",
@@ -188,6 +207,7 @@ class Analyze(harness.ProcessTest):
             run = json.load(file)["runs"][0]
         self.assertEqual(run["model_note"], "")
         model = run["model"]
+        self.assertIsNotNone(model)
         self.assertGreater(model["beta_us_per_mb"], 0)
         self.assertEqual([p["bytes"] for p in model["points"]], [1 << n for n in range(10, 23, 2)])
         self.assertEqual([p["algorithm"] for p in model["points"]],
@@ -195,8 +215,6 @@ class Analyze(harness.ProcessTest):
         for point in model["points"]:
             self.assertTrue(0 < point["predicted_us"] < 1e7, point)
             self.assertTrue(0 < point["unseen_us"] < 1e7, point)
-            # Within the machine's own noise: a unit or a count that is wrong is off by more.
-            self.assertTrue(1 / 5 < point["predicted_us"] / point["measured_us"] < 5, point)
         self.assertGreater(model["unseen_error"], 0)
         worlds = {p["ranks"] for p in model["predictions"]}
         self.assertEqual(worlds, {2, 4, 8, 16})
