@@ -37,6 +37,10 @@ absl::Status CheckTensors(const ConstTensorView& in, const TensorView& out,
 
 }  // namespace
 
+StepScope::StepScope(std::unique_ptr<State> state) : state_(std::move(state)) {}
+StepScope::~StepScope() = default;
+StepScope::StepScope(StepScope&&) noexcept = default;
+
 Communicator::Communicator(std::unique_ptr<Engine> engine) : engine_(std::move(engine)) {}
 Communicator::~Communicator() = default;
 
@@ -55,6 +59,7 @@ std::string Communicator::description() const { return engine_->transport().desc
 CommunicatorStats Communicator::stats() const { return engine_->stats(); }
 absl::Status Communicator::SaveRecording() { return engine_->SaveRecording(); }
 void Communicator::Record(bool on) { engine_->Record(on); }
+StepScope Communicator::BeginStep() { return StepScope(engine_->BeginStep()); }
 absl::StatusOr<Region> Communicator::Allocate(size_t bytes) {
   return engine_->transport().Allocate(bytes, Access::kRemoteWrite);
 }

@@ -51,6 +51,21 @@ struct CommunicatorStats {
   uint64_t collectives = 0;
   std::chrono::nanoseconds busy{0};  // inside collectives, on whatever thread
   TransportCounters transport;
+  // By collectives, the transport and what is below it, where that tells: DeviceCounters.
+  uint64_t bytes_copied = 0;
+};
+
+// A step of training in a recording; see Communicator::BeginStep.
+class StepScope {
+ public:
+  struct State;
+  explicit StepScope(std::unique_ptr<State> state);
+  ~StepScope();
+  StepScope(StepScope&&) noexcept;
+  StepScope& operator=(StepScope&&) = delete;
+
+ private:
+  std::unique_ptr<State> state_;  // none where nothing is recorded
 };
 
 class Communicator {
@@ -95,8 +110,12 @@ class Communicator {
   // Writes what --telemetry recorded so far into its folder; OK when nothing is recorded. Otherwise
   // the destructor does it and can only log what goes wrong.
   absl::Status SaveRecording();
-  // Whether collectives that follow are recorded; they are unless told otherwise.
+  // Whether collectives and steps that follow are recorded; they are unless told otherwise.
   void Record(bool on);
+  // A step of training by this thread, until what is returned is destroyed: a recording tells how
+  // long it took, and how long the thread stood still for collectives meanwhile. One that begins
+  // ends the one before. Steps end before the communicator, and in the thread that began them.
+  [[nodiscard]] StepScope BeginStep();
 
   // Page-aligned, zeroed memory that is registered once: the place for gradient buckets.
   absl::StatusOr<Region> Allocate(size_t bytes);

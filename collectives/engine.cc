@@ -27,6 +27,7 @@ bool Work::Done() const {
 
 absl::Status Work::Wait() {
   if (state_ == nullptr) return absl::OkStatus();
+  const telemetry::Span held(telemetry::Kind::kHeld);
   std::unique_lock lock(state_->mutex);
   state_->finished.wait(lock, [this] { return state_->done; });
   return state_->status;
@@ -81,6 +82,11 @@ absl::Status Communicator::Engine::SaveRecording() {
   return recorder_->Save();
 }
 
+std::unique_ptr<StepScope::State> Communicator::Engine::BeginStep() {
+  Recorder* const recording = recorder();
+  return recording == nullptr ? nullptr : std::make_unique<StepScope::State>(*recording);
+}
+
 absl::Status Communicator::Engine::Run(const Request& request) {
   std::unique_lock lock(mutex_);
   if (!queue_.empty() || running_) {  // keep the order: behind what was issued before
@@ -89,6 +95,7 @@ absl::Status Communicator::Engine::Run(const Request& request) {
   }
   running_ = true;
   lock.unlock();
+  const telemetry::Span held(telemetry::Kind::kHeld);
   absl::Status status = Execute(request);
   lock.lock();
   running_ = false;
@@ -137,8 +144,7 @@ absl::Status Communicator::Engine::Execute(const Request& request) {
   const Deadline start = Clock::now();
   absl::Status status;
   {
-    const Recorder::Operation recorded(recording_ ? recorder_.get() : nullptr, request.key,
-                                       issued_ + 1);
+    const Recorder::Operation recorded(recorder(), request.key, issued_ + 1);
     status = exchange_.Begin(request.key, ++issued_);
     if (status.ok()) status = Dispatch(request);
   }
@@ -148,6 +154,7 @@ absl::Status Communicator::Engine::Execute(const Request& request) {
   ++stats_.collectives;
   stats_.busy += Clock::now() - start;
   stats_.transport = transport_->counters();
+  stats_.bytes_copied = stats_.transport.bytes_copied + exchange_.bytes_copied();
   return status;
 }
 
@@ -187,7 +194,11 @@ absl::Status Communicator::Engine::Dispatch(const Request& request) {
 
 CommunicatorStats Communicator::Engine::stats() const {
   const std::lock_guard lock(mutex_);
-  return stats_;
+  CommunicatorStats stats = stats_;
+  // The device belongs to whoever runs a collective.
+  if (!running_) device_copied_ = transport_->device_counters().bytes_copied;
+  stats.bytes_copied += device_copied_;
+  return stats;
 }
 
 }  // namespace gradwire

@@ -35,6 +35,16 @@ struct Work::State {
   void Finish(absl::Status result, std::chrono::nanoseconds took);
 };
 
+struct StepScope::State {
+  explicit State(Recorder& into) : recorder(into), number(into.BeginStep()) {}
+  ~State() { recorder.EndStep(number); }
+  State(const State&) = delete;
+  State& operator=(const State&) = delete;
+
+  Recorder& recorder;
+  const uint64_t number;
+};
+
 class Communicator::Engine {
  public:
   Engine(World& world, std::unique_ptr<Transport> transport, const Settings& settings);
@@ -52,10 +62,12 @@ class Communicator::Engine {
   absl::Status StartRecording();
   absl::Status SaveRecording();
   void Record(bool on) { recording_ = on; }
+  std::unique_ptr<StepScope::State> BeginStep();
 
  private:
   // Runs the next collective; the caller holds running_.
   absl::Status Execute(const Request& request);
+  Recorder* recorder() const { return recording_ ? recorder_.get() : nullptr; }
   absl::Status Dispatch(const Request& request);
   void ProgressThread();
 
@@ -74,6 +86,7 @@ class Communicator::Engine {
   absl::Status failure_;  // the first; latches
   uint64_t issued_ = 0;
   CommunicatorStats stats_;
+  mutable uint64_t device_copied_ = 0;  // bytes, when last asked between collectives
   std::thread thread_;
 };
 

@@ -1,4 +1,4 @@
-// The recording of one rank's collectives: --telemetry.
+// The recording of one rank's collectives, and of the steps of training they are for: --telemetry.
 #pragma once
 
 #include <filesystem>
@@ -7,10 +7,12 @@
 
 #include "collectives/exchange.h"
 #include "transport/telemetry/recording.h"
+#include "transport/telemetry/span.h"
 
 namespace gradwire {
 
-// Thread: whoever runs the collectives; they run one at a time.
+// Threads: operations belong to whoever runs the collectives, one at a time; steps, and Save, to
+// the thread that trains.
 class Recorder {
  public:
   // Agrees with the other ranks on a name for the run; all ranks call it, and DeadlineExceeded
@@ -37,9 +39,14 @@ class Recorder {
     std::optional<telemetry::Span> span_;
   };
 
+  // A step of training begins, and ends the one that is open; returns its number.
+  uint64_t BeginStep();
+  // Nothing when another has begun since.
+  void EndStep(uint64_t number);
+
   // Writes the file, in the place of what was saved before.
   absl::Status Save();
-  bool saved() const { return saved_ == ring_.count(); }
+  bool saved() const { return saved_ == events(); }
 
  private:
   Recorder(World& world, Transport& transport, const Settings& settings);
@@ -48,9 +55,21 @@ class Recorder {
   Transport& transport_;
   const Settings settings_;
   const std::filesystem::path folder_;
-  telemetry::Ring ring_;
+  struct OpenStep {
+    OpenStep(telemetry::Ring* ring, uint64_t number)
+        : attach(ring), span(telemetry::Kind::kStep, -1, number) {}
+    const telemetry::Attach attach;
+    const telemetry::Span span;
+  };
+
+  uint64_t events() const { return operations_.count() + steps_.count(); }
+
+  telemetry::Ring operations_;
+  telemetry::Ring steps_;
+  uint64_t step_ = 0;             // number of the next
+  std::optional<OpenStep> open_;  // while one is under way
   telemetry::Facts facts_;
-  uint64_t saved_ = ~uint64_t{0};  // ring_.count() at the last Save
+  uint64_t saved_ = ~uint64_t{0};  // events() at the last Save
 };
 
 }  // namespace gradwire

@@ -4,7 +4,7 @@
 //   build/release/bin/telemetry_benchmark --benchmark_repetitions=5
 #include <benchmark/benchmark.h>
 
-#include "transport/telemetry/event.h"
+#include "transport/telemetry/span.h"
 
 namespace gradwire::telemetry {
 namespace {

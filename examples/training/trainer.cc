@@ -125,6 +125,7 @@ absl::StatusOr<EpochResult> Trainer::RunEpoch(
 }
 
 absl::StatusOr<StepResult> Trainer::Step(std::span<const uint32_t> batch) {
+  const StepScope recorded = communicator_.BeginStep();
   const auto start = Clock::now();
   StepResult result;
   result.position = {.step = position_.step + 1, .epoch = position_.epoch + 1};

@@ -25,9 +25,10 @@ struct Preamble {
 static_assert(sizeof(Preamble) == 32);
 constexpr std::array<char, 8> kMagic = {'g', 'w', 'r', 'e', 'c', 'o', 'r', 'd'};
 
-constexpr uint64_t kMaxEvents = uint64_t{1} << 26;  // 2 GiB
+constexpr uint64_t kMaxEvents = (uint64_t{1} << 26) + (1 << 17);  // 2 GiB: operations, and steps
 constexpr uint32_t kMaxFactsBytes = 1 << 20;
 constexpr int kMaxWorld = 1 << 15;
+constexpr int64_t kMaxTime = int64_t{1} << 58;  // ns: nine years
 
 uint32_t Checksum(std::string_view facts, std::span<const Event> events) {
   uLong crc = crc32_z(0, nullptr, 0);
@@ -61,13 +62,26 @@ std::string Encode(const Facts& facts) {
       .dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
+// A whole number; JSON would turn 1e300 into one as well.
+int64_t TimeOf(const Json& json) {
+  if (!json.is_number_integer()) return INT64_MIN + 1;
+  return json.is_number_unsigned() && json.get<uint64_t>() > INT64_MAX ? INT64_MAX
+                                                                       : json.get<int64_t>();
+}
+
 absl::Status Decode(std::string_view text, Facts& facts) {
   const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return ProtocolError("its facts are not JSON");
   try {
     json.at("job").get_to(facts.job);
-    json.at("rank").get_to(facts.rank);
-    json.at("world_size").get_to(facts.world_size);
+    // As they are in the file: an int would wrap what is too large.
+    const auto rank = json.at("rank").get<int64_t>();
+    const auto world_size = json.at("world_size").get<int64_t>();
+    if (world_size < 1 || world_size > kMaxWorld || rank < 0 || rank >= world_size) {
+      return ProtocolError("it is of rank {} of {}", rank, world_size);
+    }
+    facts.rank = static_cast<int>(rank);
+    facts.world_size = static_cast<int>(world_size);
     const Json& machine = json.at("machine");
     machine.at("host").get_to(facts.machine.host);
     machine.at("cpu").get_to(facts.machine.cpu);
@@ -78,8 +92,13 @@ absl::Status Decode(std::string_view text, Facts& facts) {
     json.at("device").get_to(facts.device);
     json.at("command").get_to(facts.command);
     json.at("started").get_to(facts.started);
-    json.at("clock_offset_ns").get_to(facts.clock_offset_ns);
-    json.at("clock_error_ns").get_to(facts.clock_error_ns);
+    facts.clock_offset_ns = TimeOf(json.at("clock_offset_ns"));
+    facts.clock_error_ns = TimeOf(json.at("clock_error_ns"));
+    if (facts.clock_offset_ns < -kMaxTime || facts.clock_offset_ns > kMaxTime ||
+        facts.clock_error_ns < -1 || facts.clock_error_ns > kMaxTime) {
+      return ProtocolError("its clock is off by {} ns, within {}", facts.clock_offset_ns,
+                           facts.clock_error_ns);
+    }
     json.at("lost_events").get_to(facts.lost_events);
     json.at("oversubscribed").get_to(facts.oversubscribed);
     json.at("memory_shared").get_to(facts.memory_shared);
@@ -88,10 +107,6 @@ absl::Status Decode(std::string_view text, Facts& facts) {
   } catch (const Json::exception& error) {
     return ProtocolError("its facts are not what they should be ({})", error.what());
   }
-  if (facts.world_size < 1 || facts.world_size > kMaxWorld || facts.rank < 0 ||
-      facts.rank >= facts.world_size) {
-    return ProtocolError("it is of rank {} of {}", facts.rank, facts.world_size);
-  }
   return absl::OkStatus();
 }
 
@@ -99,7 +114,8 @@ absl::Status Check(std::span<const Event> events, int world_size) {
   for (size_t i = 0; i < events.size(); ++i) {
     const Event& event = events[i];
     if (static_cast<int>(event.kind) >= kKindCount || event.end_ns < event.begin_ns ||
-        event.begin_ns < 0 || event.peer < -1 || event.peer >= world_size) {
+        event.begin_ns < 0 || event.end_ns > kMaxTime || event.peer < -1 ||
+        event.peer >= world_size) {
       return ProtocolError("event {} of {} cannot be", i, events.size());
     }
   }

@@ -23,7 +23,7 @@
 
 namespace gradwire::telemetry {
 
-inline constexpr uint32_t kRecordingVersion = 2;
+inline constexpr uint32_t kRecordingVersion = 3;
 
 // What a reader must know beside the events.
 struct Facts {
