@@ -10,7 +10,7 @@
 
 #include "transport/bootstrap/world.h"
 #include "transport/rdma/interface.h"
-#include "transport/rdma/verbs.h"
+#include "transport/rdma/queue_pair.h"
 #include "transport/settings.h"
 #include "transport/status.h"
 

@@ -4,7 +4,7 @@
 #include <cerrno>
 #include <utility>
 
-#include "transport/telemetry/event.h"
+#include "transport/telemetry/span.h"
 
 namespace gradwire::rdma {
 
@@ -80,7 +80,7 @@ int Lane::Post(TransportCounters& counters) {
       next.work.next = i + 1 < count ? &request(posted_ + i + 1).work : nullptr;
     }
     ibv_send_wr* bad = nullptr;
-    const int64_t begin_ns = telemetry::Active() ? telemetry::Now() : 0;
+    const int64_t begin = telemetry::Moment();
     const int error = queue_pair_.PostSend(&request(posted_).work, &bad);
     ++counters.doorbells;
     uint64_t accepted = 0;
@@ -89,7 +89,7 @@ int Lane::Post(TransportCounters& counters) {
       if (taken.signaled) ++signaled_on_queue_;
       data_posted_ = taken.data_before;
     }
-    if (telemetry::Active()) NotePosted(accepted, begin_ns);
+    if (telemetry::Active()) NotePosted(accepted, begin);
     // An error that points at no request of the chain leaves open what was taken.
     if (error != 0 && accepted == count) return error;
     posted_ += accepted;
@@ -111,16 +111,15 @@ int Lane::Full(TransportCounters& counters) {
   return 0;
 }
 
-void Lane::NotePosted(uint64_t count, int64_t begin_ns) {
-  const int64_t end_ns = telemetry::Now();
+void Lane::NotePosted(uint64_t count, int64_t begin) {
+  const int64_t end = telemetry::Moment();
   for (uint64_t i = 0; i < count; ++i) {
     const Request& posted = request(posted_ + i);
     if (!posted.data) continue;
     const uint64_t sequence = (posted.data_before - 1) * static_cast<uint64_t>(options_.lanes) +
                               static_cast<uint64_t>(options_.index);
-    telemetry::internal::ring->Add({begin_ns, end_ns, sequence, posted.piece.length,
-                                    static_cast<int16_t>(options_.peer), telemetry::Kind::kPosted,
-                                    0});
+    telemetry::Note(telemetry::Kind::kPosted, begin, end, options_.peer, sequence,
+                    posted.piece.length);
   }
 }
 

@@ -20,8 +20,8 @@
 
 #include "transport/immediate.h"
 #include "transport/memory.h"
+#include "transport/rdma/queue_pair.h"
 #include "transport/rdma/receives.h"
-#include "transport/rdma/verbs.h"
 #include "transport/transport.h"
 
 namespace gradwire::rdma {
@@ -78,8 +78,9 @@ class Lane {
 
   Request& request(uint64_t number) { return ring_[static_cast<size_t>(number % ring_.size())]; }
   Request& Add(const RegionSpan& from, const RemoteSpan& to);
-  // Telemetry: `count` requests from posted_ on went to the device since `begin_ns`.
-  void NotePosted(uint64_t count, int64_t begin_ns);
+  // Telemetry: `count` requests from posted_ on went to the device since `begin`, a
+  // telemetry::Moment().
+  void NotePosted(uint64_t count, int64_t begin);
   int Full(TransportCounters& counters);
 
   QueuePair queue_pair_;

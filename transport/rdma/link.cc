@@ -4,7 +4,7 @@
 #include <utility>
 
 #include "transport/rdma/advice.h"
-#include "transport/telemetry/event.h"
+#include "transport/telemetry/span.h"
 #include "transport/urxe/urxe.h"
 
 namespace gradwire::rdma {

@@ -8,7 +8,7 @@
 #include <cstdint>
 #include <vector>
 
-#include "transport/rdma/verbs.h"
+#include "transport/rdma/queue_pair.h"
 
 namespace gradwire::rdma {
 

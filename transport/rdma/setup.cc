@@ -8,6 +8,7 @@
 #include "transport/descriptors.h"
 #include "transport/rdma/advice.h"
 #include "transport/rdma/transport.h"
+#include "transport/urxe/urxe.h"
 
 namespace gradwire::rdma {
 namespace {
@@ -83,6 +84,9 @@ absl::StatusOr<std::unique_ptr<RdmaTransport>> RdmaTransport::Create(World& worl
 
 absl::Status RdmaTransport::Start() {
   GW_ASSIGN_OR_RETURN(device_, Device::Open(port_.device));
+  if (urxe_is_urxe(device_->get()) == 0) {
+    hw_counters_.emplace(device_->get()->device->ibdev_path, port_.port);
+  }
   GW_ASSIGN_OR_RETURN(domain_, device_->AllocateProtectionDomain());
   regions_.emplace(*domain_);
   const int entries = std::min(kFirstEntries, device_->attributes().max_cqe);

@@ -8,7 +8,7 @@
 #include <cerrno>
 
 #include "transport/rdma/advice.h"
-#include "transport/telemetry/event.h"
+#include "transport/telemetry/span.h"
 #include "transport/urxe/urxe.h"
 
 namespace gradwire::rdma {
@@ -18,17 +18,18 @@ constexpr std::chrono::milliseconds kEventInterval{1};
 }  // namespace
 
 DeviceCounters RdmaTransport::device_counters() const {
+  if (hw_counters_) return hw_counters_->Read();
   urxe_counters urxe;
-  if (urxe_is_urxe(device_->get()) == 0 || urxe_read_counters(&urxe, sizeof(urxe)) != 0) {
-    return {};
-  }
-  return {.known = true,
-          .receiver_not_ready = urxe.rnr_naks_received,
-          .retransmits = urxe.retransmits,
-          .timeouts = urxe.timeouts,
-          .packets_sent = urxe.packets_sent,
-          .packets_received = urxe.packets_received,
-          .local_operations = urxe.local_operations};
+  if (urxe_read_counters(&urxe, sizeof(urxe)) != 0) return {};
+  return {
+      .known = true,
+      .receiver_not_ready = urxe.rnr_naks_received,
+      .retransmits = urxe.retransmits,
+      .timeouts = urxe.timeouts,
+      .packets_sent = urxe.packets_sent,
+      .packets_received = urxe.packets_received,
+      .local_operations = urxe.local_operations,
+      .bytes_copied = urxe.bytes_sent + urxe.bytes_received + urxe.placed_bytes + urxe.local_bytes};
 }
 
 absl::Status RdmaTransport::Flush() {

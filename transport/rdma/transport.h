@@ -10,6 +10,7 @@
 
 #include "transport/bootstrap/world.h"
 #include "transport/rdma/connection.h"
+#include "transport/rdma/hw_counters.h"
 #include "transport/rdma/interface.h"
 #include "transport/rdma/link.h"
 #include "transport/rdma/region_cache.h"
@@ -107,6 +108,7 @@ class RdmaTransport : public Transport {
 
   // In this order, so that children go before their parents.
   std::optional<Device> device_;
+  mutable std::optional<HwCounters> hw_counters_;  // none: the device is urxe's
   std::optional<ProtectionDomain> domain_;
   std::optional<RegionCache> regions_;
   std::optional<CompletionQueue> completions_;

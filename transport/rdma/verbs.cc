@@ -1,27 +1,16 @@
 #include "transport/rdma/verbs.h"
 
 #include <fcntl.h>
-#include <spdlog/spdlog.h>
 
-#include <algorithm>
 #include <cerrno>
+#include <memory>
 #include <mutex>
+#include <span>
 
 #include "transport/rdma/advice.h"
 
 namespace gradwire::rdma {
 namespace {
-
-// Events are acknowledged together once this many wait for it.
-constexpr unsigned int kAcknowledgeBatch = 64;
-
-void LogUnlessZero(int result, const char* call) {
-  // Most destroy calls return an errno value, ibv_close_device -1 with errno set.
-  if (result != 0) {
-    spdlog::warn("rdma: {}: {}", call,
-                 std::generic_category().message(result < 0 ? errno : result));
-  }
-}
 
 absl::Status SetNonBlocking(int fd, std::string_view what) {
   const int flags = fcntl(fd, F_GETFL);
@@ -55,102 +44,6 @@ std::string Limits(ibv_context* context) {
 }
 
 }  // namespace
-
-void VerbsDeleter::operator()(ibv_context* context) const {
-  LogUnlessZero(ibv_close_device(context), "ibv_close_device");
-}
-void VerbsDeleter::operator()(ibv_pd* domain) const {
-  LogUnlessZero(ibv_dealloc_pd(domain), "ibv_dealloc_pd");
-}
-void VerbsDeleter::operator()(ibv_mr* region) const {
-  LogUnlessZero(ibv_dereg_mr(region), "ibv_dereg_mr");
-}
-void VerbsDeleter::operator()(ibv_comp_channel* channel) const {
-  LogUnlessZero(ibv_destroy_comp_channel(channel), "ibv_destroy_comp_channel");
-}
-void VerbsDeleter::operator()(ibv_cq* queue) const {
-  LogUnlessZero(ibv_destroy_cq(queue), "ibv_destroy_cq");
-}
-void VerbsDeleter::operator()(ibv_srq* queue) const {
-  LogUnlessZero(ibv_destroy_srq(queue), "ibv_destroy_srq");
-}
-void VerbsDeleter::operator()(ibv_qp* queue_pair) const {
-  LogUnlessZero(ibv_destroy_qp(queue_pair), "ibv_destroy_qp");
-}
-
-CompletionQueue& CompletionQueue::operator=(CompletionQueue&& other) noexcept {
-  CompletionQueue moved(std::move(other));
-  Swap(moved);
-  return *this;
-}
-
-CompletionQueue::~CompletionQueue() { Acknowledge(); }
-
-void CompletionQueue::Swap(CompletionQueue& other) noexcept {
-  std::swap(channel_, other.channel_);
-  std::swap(handle_, other.handle_);
-  std::swap(unacknowledged_, other.unacknowledged_);
-}
-
-void CompletionQueue::Acknowledge() {
-  if (unacknowledged_ > 0) ibv_ack_cq_events(handle_.get(), unacknowledged_);
-  unacknowledged_ = 0;
-}
-
-absl::StatusOr<int> CompletionQueue::Poll(std::span<ibv_wc> out) {
-  const int taken = ibv_poll_cq(handle_.get(), static_cast<int>(out.size()), out.data());
-  // Providers tell no more than that it failed: errno may be anything.
-  if (taken < 0) return VerbsError(EIO, Verb::kPoll, "take completions");
-  return taken;
-}
-
-absl::Status CompletionQueue::Arm() {
-  const int error = ibv_req_notify_cq(handle_.get(), /*solicited_only=*/0);
-  return error == 0 ? absl::OkStatus() : VerbsError(error, Verb::kPoll, "ask for an event");
-}
-
-absl::StatusOr<int> CompletionQueue::TakeEvents() {
-  if (!channel_) return FailedPrecondition("completion queue: made without a channel");
-  int taken = 0;
-  for (;;) {
-    ibv_cq* queue = nullptr;
-    void* context = nullptr;
-    if (ibv_get_cq_event(channel_.get(), &queue, &context) != 0) {
-      if (errno == EINTR) continue;
-      if (errno == EAGAIN || errno == EWOULDBLOCK) return taken;
-      return VerbsError(errno, Verb::kPoll, "take a completion event");
-    }
-    ++taken;
-    if (++unacknowledged_ == kAcknowledgeBatch) Acknowledge();
-  }
-}
-
-absl::Status CompletionQueue::Resize(int entries) {
-  const int error = ibv_resize_cq(handle_.get(), entries);
-  if (error == 0) return absl::OkStatus();
-  return VerbsError(
-      error, Verb::kCreate,
-      fmt::format("resize a completion queue from {} to {} entries", this->entries(), entries));
-}
-
-absl::Status QueuePair::Modify(ibv_qp_attr& attributes, int mask, std::string_view what) {
-  const int error = ibv_modify_qp(handle_.get(), &attributes, mask);
-  if (error == 0) return absl::OkStatus();
-  Verb verb = Verb::kModify;
-  if ((mask & IBV_QP_STATE) != 0 && attributes.qp_state == IBV_QPS_INIT) verb = Verb::kToInit;
-  if ((mask & IBV_QP_STATE) != 0 && attributes.qp_state == IBV_QPS_RTR) verb = Verb::kToReady;
-  return VerbsError(error, verb, fmt::format("bring queue pair {} {}", number(), what));
-}
-
-absl::StatusOr<ibv_qp_state> QueuePair::QueryState() const {
-  ibv_qp_attr attributes = {};
-  ibv_qp_init_attr initial = {};
-  const int error = ibv_query_qp(handle_.get(), &attributes, IBV_QP_STATE, &initial);
-  if (error != 0) {
-    return VerbsError(error, Verb::kQuery, fmt::format("query queue pair {}", number()));
-  }
-  return attributes.qp_state;
-}
 
 absl::StatusOr<MemoryRegion> ProtectionDomain::Register(Bytes bytes, int access_flags) {
   if (bytes.empty()) return InvalidArgument("cannot register 0 bytes of memory");

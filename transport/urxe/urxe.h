@@ -47,7 +47,8 @@ extern "C" {
   X(udp_connections, "queue pairs that send packets")                                \
   X(local_operations, "work requests carried out by the same-host path")             \
   X(local_bytes, "bytes copied by the same-host path")                               \
-  X(local_refusals, "same-host peers reached by UDP since copying was not permitted")
+  X(local_refusals, "same-host peers reached by UDP: copying was not permitted")     \
+  X(placed_bytes, "payload bytes copied from packets into registered memory")
 
 struct urxe_counters {
 #define URXE_FIELD(name, meaning) uint64_t name;

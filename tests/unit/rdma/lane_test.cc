@@ -11,6 +11,7 @@
 #include "tests/support/fake_verbs.h"
 #include "transport/rdma/connection.h"
 #include "transport/rdma/interface.h"
+#include "transport/rdma/verbs.h"
 
 namespace gradwire::rdma {
 namespace {

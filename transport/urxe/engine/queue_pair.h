@@ -5,15 +5,15 @@
 #include <infiniband/verbs.h>
 
 #include <array>
-#include <atomic>
 #include <cstdint>
 #include <deque>
-#include <memory>
 #include <vector>
 
 #include "transport/urxe/engine/arena.h"
 #include "transport/urxe/engine/completion_queue.h"
 #include "transport/urxe/engine/receive_ring.h"
+#include "transport/urxe/engine/send_request.h"
+#include "transport/urxe/engine/shared_receive_queue.h"
 #include "transport/urxe/wire/endpoint.h"
 
 namespace urxe {
@@ -26,56 +26,6 @@ struct LocalMessage;
 // What ibv_query_device says: outstanding READs and atomics of a queue pair, as initiator, target.
 inline constexpr uint32_t kMaxInitiatorDepth = 16;
 inline constexpr uint32_t kMaxResponderResources = 128;
-inline constexpr uint32_t kMaxSendSge = 32;
-inline constexpr uint32_t kMaxInline = 1024;       // bytes
-inline constexpr uint32_t kMaxMessage = 1u << 30;  // bytes
-
-struct SharedReceiveQueue : ibv_srq {
-  Engine* engine = nullptr;
-  ReceiveRing* ring = nullptr;
-  uint32_t pd = 0;
-  uint32_t limit = 0;  // IBV_EVENT_SRQ_LIMIT_REACHED once when fewer wait; 0: disarmed
-  uint32_t number = 0;
-  uint32_t events_taken = 0;       // async events handed out: ibv_destroy_srq waits for their acks
-  std::atomic<uint32_t> users{0};  // queue pairs that receive from it
-};
-
-struct AddressHandle : ibv_ah {
-  ibv_ah_attr attr = {};
-  Destination destination;
-  Endpoint* endpoint = nullptr;
-};
-
-// A piece of local memory. Inline data lie in the send request's own slot and have no key.
-struct Piece {
-  uint64_t address = 0;
-  uint32_t length = 0;  // bytes
-  uint32_t lkey = 0;
-};
-
-struct SendRequest {
-  uint64_t wr_id = 0;
-  ibv_wr_opcode opcode = IBV_WR_SEND;
-  uint32_t flags = 0;      // IBV_SEND_*; IBV_SEND_SIGNALED also for sq_sig_all
-  uint32_t immediate = 0;  // network order; or the key to invalidate
-  uint32_t length = 0;     // bytes in all
-  uint64_t remote_address = 0;
-  uint32_t rkey = 0;
-  uint64_t compare_or_add = 0;
-  uint64_t swap = 0;
-  AddressHandle* ah = nullptr;  // UD
-  uint32_t remote_qpn = 0;
-  uint32_t remote_qkey = 0;
-  uint32_t num_pieces = 0;  // in QueuePair::pieces, from this request's slot on
-  bool inlined = false;
-  // Set when its first packet is made.
-  bool started = false;
-  uint32_t first_psn = 0;
-  uint32_t last_psn = 0;
-  uint32_t packet_cost = 0;  // what each of its packets takes of the window, bytes
-  bool local = false;        // carried out by the same-host path
-  bool done = false;         // READ and atomics: the response is complete
-};
 
 // The oldest duplicates that a responder must be able to answer again (IBTA 9.7.5.1.2): READs and
 // atomics, up to max_dest_rd_atomic of them.

@@ -90,6 +90,7 @@ ibv_wc_status Scatter(Engine& engine, const QueuePair& qp, const Receive& receiv
                                                sge.addr + offset, part);
     if (to == nullptr) return IBV_WC_LOC_PROT_ERR;
     std::memcpy(to, bytes.data(), part);
+    Count(&urxe_counters::placed_bytes, part);
     bytes = bytes.subspan(part);
     offset = 0;
   }
@@ -267,6 +268,7 @@ bool Place(Engine& engine, QueuePair& qp, const Header& header, const Layout& la
         return false;
       }
       std::memcpy(to, payload.data(), payload.size());
+      Count(&urxe_counters::placed_bytes, payload.size());
     }
     responder.address += payload.size();
     responder.remaining -= static_cast<uint32_t>(payload.size());
