@@ -7,6 +7,11 @@
 #include <cerrno>
 
 namespace gradwire {
+
+FileDescriptor::~FileDescriptor() {
+  if (fd_ >= 0) close(fd_);
+}
+
 namespace {
 
 // Left to the rest of the process, which opens some now and then.

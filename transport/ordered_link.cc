@@ -3,7 +3,7 @@
 #include <algorithm>
 #include <utility>
 
-#include "transport/telemetry/event.h"
+#include "transport/telemetry/span.h"
 
 namespace gradwire {
 namespace {
@@ -70,8 +70,13 @@ absl::StatusOr<Immediate> OrderedLink::BeginWrite(const RegionSpan& from, const 
   ++counters_.writes;
   counters_.bytes_sent += from.length;
   telemetry::Mark(telemetry::Kind::kWrite, peer_, next_sequence_, from.length);
-  return Immediate::Unchecked(tag, next_sequence_++,
-                              static_cast<uint32_t>(std::exchange(owed_, 0)));
+  return Immediate::Unchecked(tag, next_sequence_++, GiveOwed());
+}
+
+uint32_t OrderedLink::GiveOwed() {
+  const auto credits = static_cast<uint32_t>(std::exchange(owed_, 0));
+  if (credits > 0) telemetry::Mark(telemetry::Kind::kCreditsGiven, peer_, credits);
+  return credits;
 }
 
 absl::StatusOr<uint32_t> OrderedLink::GiveBack(int count) {
@@ -82,7 +87,7 @@ absl::StatusOr<uint32_t> OrderedLink::GiveBack(int count) {
   owed_ += count;
   if (owed_ < std::max(1, window_ / 2) || closed()) return uint32_t{0};
   ++counters_.credit_messages;
-  return static_cast<uint32_t>(std::exchange(owed_, 0));
+  return GiveOwed();
 }
 
 absl::Status OrderedLink::Accept(Immediate immediate, uint32_t length) {

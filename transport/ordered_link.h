@@ -57,6 +57,8 @@ class OrderedLink : public Link {
     uint32_t length = 0;
   };
   void MarkDue() { due_queue_.Push(due_entry_); }
+  // The credits owed to the peer, which go with what is sent now.
+  uint32_t GiveOwed();
   Arrival& arrival(uint64_t sequence) {
     return arrivals_[static_cast<size_t>(sequence % static_cast<uint64_t>(window_))];
   }

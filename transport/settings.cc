@@ -90,6 +90,30 @@ SettingInfo Number(std::string_view name, std::string_view unit, T Settings::*fi
           [field](const Settings& settings) { return fmt::format("{}", settings.*field); }};
 }
 
+// A part of a whole.
+SettingInfo Rate(std::string_view name, double Settings::*field, double high,
+                 std::string_view range, std::string_view help) {
+  return {name,
+          "rate",
+          range,
+          help,
+          false,
+          [=](Settings& settings, std::string_view value) -> absl::Status {
+            double rate = 0;
+            const auto [end, error] =
+                std::from_chars(value.data(), value.data() + value.size(), rate);
+            if (error != std::errc() || end != value.data() + value.size()) {
+              return InvalidArgument("'{}' is no number", value);
+            }
+            if (!(rate >= 0 && rate <= high)) {
+              return InvalidArgument("{} is outside {}", value, range);
+            }
+            settings.*field = rate;
+            return absl::OkStatus();
+          },
+          [field](const Settings& settings) { return fmt::format("{}", settings.*field); }};
+}
+
 SettingInfo Duration(std::string_view name, std::chrono::milliseconds Settings::*field,
                      std::string_view help) {
   return {
@@ -170,6 +194,8 @@ const std::vector<SettingInfo>& Table() {
              "socket buffer per direction; 0: the system's tuning"),
       Text("tcp-congestion", &S::tcp_congestion,
            "TCP congestion control; empty: the system's, reno within a host"),
+      Rate("tcp-loss", &S::tcp_loss, 0.5, "0..0.5",
+           "for study: part of what arrives over TCP that is dropped on purpose"),
       Number("queue-depth", "count", &S::queue_depth, 2, 16384, "2..16384",
              "RDMA: requests that a send queue holds"),
       Number("signal-interval", "count", &S::signal_interval, 1, 16383, "1..16383",

@@ -39,13 +39,17 @@ struct TransportCounters {
   uint64_t credit_messages = 0;  // credits that travelled alone
   uint64_t syscalls = 0;
   uint64_t blocks = 0;  // times a wait gave up the processor
+  // Bytes that processors of this host copied, in the kernel too, to move payload; what a device
+  // copied is in its own counters.
+  uint64_t bytes_copied = 0;
   // RDMA only.
   uint64_t doorbells = 0;         // chains posted
   uint64_t send_completions = 0;  // signaled requests that completed
   uint64_t queue_full = 0;        // times posted writes had to wait for room in a send queue
 };
 
-// What the device under the transport counted in this process, where it tells: urxe does.
+// What is under the transport counted, where it tells: urxe of this process, the kernel of its TCP
+// connections, a kernel's or NIC's RDMA device of all programs on this host.
 struct DeviceCounters {
   bool known = false;
   uint64_t receiver_not_ready = 0;  // NAKs received for want of a receive
@@ -53,7 +57,9 @@ struct DeviceCounters {
   uint64_t timeouts = 0;            // acknowledgements that did not come in time
   uint64_t packets_sent = 0;
   uint64_t packets_received = 0;
+  // urxe only.
   uint64_t local_operations = 0;  // carried out without packets, within the host
+  uint64_t bytes_copied = 0;      // by processors of this host: through sockets, and into place
 };
 
 class Transport {
@@ -103,6 +109,7 @@ class Transport {
   virtual void Wake() = 0;
 
   virtual TransportCounters counters() const = 0;
+  // May be some milliseconds old where asking costs a system call.
   virtual DeviceCounters device_counters() const { return {}; }
 };
 

@@ -198,6 +198,7 @@ absl::Status TcpTransport::FinishHandshake(Handshake& handshake) {
     // privilege; where it is missing the system's choice stays.
     setsockopt(fd, IPPROTO_TCP, TCP_CONGESTION, kUnpaced.data(), kUnpaced.size());
   }
+  if (settings_.tcp_loss > 0) GW_RETURN_IF_ERROR(LoseArrivals(fd, settings_.tcp_loss));
   epoll_ctl(control_epoll_.get(), EPOLL_CTL_DEL, fd, nullptr);
   GW_RETURN_IF_ERROR(link->AddLane(greeting.lane, std::move(handshake.fd), greeting.slots));
   return link->open() ? Open(*link) : absl::OkStatus();

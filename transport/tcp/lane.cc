@@ -9,7 +9,7 @@
 #include <utility>
 
 #include "transport/tcp/link.h"
-#include "transport/telemetry/event.h"
+#include "transport/telemetry/span.h"
 
 namespace gradwire::tcp {
 namespace {
@@ -46,7 +46,7 @@ void Lane::Enqueue(const FrameHeader& header, const std::byte* payload, uint64_t
   ++count_;
 }
 
-absl::Status Lane::Send(uint64_t& syscalls) {
+absl::Status Lane::Send(TransportCounters& counters) {
   constexpr int kFramesPerCall = 8;
   while (count_ > 0) {
     iovec parts[2 * kFramesPerCall];
@@ -71,15 +71,17 @@ absl::Status Lane::Send(uint64_t& syscalls) {
     msghdr message = {};
     message.msg_iov = parts;
     message.msg_iovlen = part_count;
-    ++syscalls;
+    ++counters.syscalls;
     const ssize_t sent = Moved(telemetry::SystemCall::kSend, link, [&] {
       return sendmsg(fd_.get(), &message, MSG_NOSIGNAL | MSG_DONTWAIT);
     });
     if (sent < 0) {
-      if (errno == EAGAIN || errno == EWOULDBLOCK) return absl::OkStatus();
+      if (errno == EAGAIN || errno == EWOULDBLOCK) return Blocked();
       if (errno == EINTR) continue;
       return Unavailable("connection lost: {}", std::generic_category().message(errno));
     }
+    counters.bytes_copied += static_cast<size_t>(sent);
+    blocked_ = false;
     sent_ += static_cast<size_t>(sent);
     while (count_ > 0 && sent_ >= FrameHeader::kBytes + at(0).length) {
       sent_ -= FrameHeader::kBytes + at(0).length;
@@ -90,7 +92,15 @@ absl::Status Lane::Send(uint64_t& syscalls) {
       head_ = (head_ + 1) % capacity_;
       --count_;
     }
-    if (static_cast<size_t>(sent) < total) return absl::OkStatus();
+    if (static_cast<size_t>(sent) < total) return Blocked();
+  }
+  return absl::OkStatus();
+}
+
+absl::Status Lane::Blocked() {
+  if (!std::exchange(blocked_, true)) {
+    telemetry::Mark(telemetry::Kind::kSendBlocked, link != nullptr ? link->peer() : -1,
+                    static_cast<uint64_t>(count_));
   }
   return absl::OkStatus();
 }
@@ -103,7 +113,7 @@ std::optional<uint64_t> Lane::oldest_unsent() const {
 }
 
 absl::StatusOr<Lane::Received> Lane::Receive(RegionTable& regions, FrameHeader& header,
-                                             uint64_t& syscalls) {
+                                             TransportCounters& counters) {
   while (true) {
     // A header first; then its payload, from the stage as far as that goes.
     if (!current_ && stage_end_ - stage_begin_ >= FrameHeader::kBytes) {
@@ -135,6 +145,7 @@ absl::StatusOr<Lane::Received> Lane::Receive(RegionTable& regions, FrameHeader& 
       const size_t staged = std::min(left, stage_end_ - stage_begin_);
       if (staged > 0) {
         std::memcpy(place + placed_, stage_.data() + stage_begin_, staged);
+        counters.bytes_copied += staged;
         stage_begin_ += staged;
         placed_ += staged;
         continue;
@@ -145,7 +156,7 @@ absl::StatusOr<Lane::Received> Lane::Receive(RegionTable& regions, FrameHeader& 
       message.msg_iov = parts;
       message.msg_iovlen = 2;
       asked = left + stage_want_;
-      ++syscalls;
+      ++counters.syscalls;
       got = Moved(telemetry::SystemCall::kReceive, link,
                   [&] { return recvmsg(fd_.get(), &message, MSG_DONTWAIT); });
     } else {
@@ -155,7 +166,7 @@ absl::StatusOr<Lane::Received> Lane::Receive(RegionTable& regions, FrameHeader& 
         stage_end_ -= std::exchange(stage_begin_, 0);
       }
       asked = kStage - stage_end_;
-      ++syscalls;
+      ++counters.syscalls;
       got = Moved(telemetry::SystemCall::kReceive, link,
                   [&] { return recv(fd_.get(), stage_.data() + stage_end_, asked, MSG_DONTWAIT); });
     }
@@ -170,6 +181,7 @@ absl::StatusOr<Lane::Received> Lane::Receive(RegionTable& regions, FrameHeader& 
       }
       return Received::kEnd;
     }
+    counters.bytes_copied += static_cast<size_t>(got);
     drained_ = static_cast<size_t>(got) < asked;
     const size_t direct = std::min(left, static_cast<size_t>(got));
     placed_ += direct;

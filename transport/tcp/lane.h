@@ -10,6 +10,7 @@
 #include "transport/tcp/frame.h"
 #include "transport/tcp/region_table.h"
 #include "transport/tcp/socket.h"
+#include "transport/transport.h"
 
 namespace gradwire::tcp {
 
@@ -26,8 +27,8 @@ class Lane {
   // Appends a frame; the payload stays the caller's until the frame is sent.
   void Enqueue(const FrameHeader& header, const std::byte* payload, uint64_t sequence);
   bool sending() const { return count_ > 0; }
-  // Hands the kernel as much as it takes. `syscalls` is increased by the calls made.
-  absl::Status Send(uint64_t& syscalls);
+  // Hands the kernel as much as it takes. `counters` learn of calls and bytes copied.
+  absl::Status Send(TransportCounters& counters);
   // Number of the oldest data frame that is not handed over yet; none when all are.
   std::optional<uint64_t> oldest_unsent() const;
 
@@ -36,7 +37,8 @@ class Lane {
   // Reads until one frame is complete (then `header` describes it and its payload is in place), the
   // socket is empty or the peer has closed between two frames. ProtocolError for a frame that was
   // not granted, Unavailable when the connection breaks.
-  absl::StatusOr<Received> Receive(RegionTable& regions, FrameHeader& header, uint64_t& syscalls);
+  absl::StatusOr<Received> Receive(RegionTable& regions, FrameHeader& header,
+                                   TransportCounters& counters);
 
   // A frame may be complete although the socket is empty.
   bool staged() const { return stage_end_ - stage_begin_ >= FrameHeader::kBytes; }
@@ -58,6 +60,8 @@ class Lane {
   // header passes through it.
   static constexpr size_t kStage = 8192;
 
+  // The socket took no more; noted once until it does.
+  absl::Status Blocked();
   Outgoing& at(int index) { return queue_[static_cast<size_t>((head_ + index) % capacity_)]; }
   const Outgoing& at(int index) const {
     return queue_[static_cast<size_t>((head_ + index) % capacity_)];
@@ -72,6 +76,7 @@ class Lane {
   int head_ = 0;
   int count_ = 0;
   size_t sent_ = 0;
+  bool blocked_ = false;
 
   // Bytes [stage_begin_, stage_end_) are read but not consumed.
   std::array<std::byte, kStage> stage_;

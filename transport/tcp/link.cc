@@ -65,7 +65,7 @@ absl::Status TcpLink::Release(int count) {
 
 void TcpLink::Send(Lane& lane) {
   if (closed()) return;
-  if (absl::Status sent = lane.Send(counters_.syscalls); !sent.ok()) {
+  if (absl::Status sent = lane.Send(counters_); !sent.ok()) {
     Close(Annotate(sent, who_));
     return;
   }
@@ -92,7 +92,7 @@ void TcpLink::UpdateWritten() {
 void TcpLink::Receive(Lane& lane, RegionTable& regions, int room) {
   while (!closed() && room-- > 0) {
     FrameHeader header;
-    const auto received = lane.Receive(regions, header, counters_.syscalls);
+    const auto received = lane.Receive(regions, header, counters_);
     if (!received.ok()) return Close(Annotate(received.status(), who_));
     if (*received == Lane::Received::kNothing) return;
     if (*received == Lane::Received::kEnd) {

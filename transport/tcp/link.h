@@ -42,6 +42,7 @@ class TcpLink : public OrderedLink {
 
   // --- Progress, for the transport ---
   std::vector<std::unique_ptr<Lane>>& lanes() { return lanes_; }
+  const std::vector<std::unique_ptr<Lane>>& lanes() const { return lanes_; }
   // Sends what waits on `lane`.
   void Send(Lane& lane);
   // Receives on `lane` until nothing is left, `room` frames came or a large write has arrived.

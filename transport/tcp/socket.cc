@@ -1,18 +1,16 @@
 #include "transport/tcp/socket.h"
 
 #include <arpa/inet.h>
+#include <linux/filter.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
-#include <unistd.h>
 
+#include <algorithm>
 #include <cerrno>
 #include <cstring>
+#include <iterator>
 
 namespace gradwire::tcp {
-
-FileDescriptor::~FileDescriptor() {
-  if (fd_ >= 0) close(fd_);
-}
 
 absl::StatusOr<SocketAddress> SocketAddress::Parse(const std::string& address, uint16_t port) {
   SocketAddress result;
@@ -63,6 +61,38 @@ absl::Status ApplyOptions(int fd, const Settings& settings) {
         "--tcp-congestion {}: {}; sysctl net.ipv4.tcp_allowed_congestion_control lists what an "
         "ordinary user may choose",
         settings.tcp_congestion, std::generic_category().message(errno));
+  }
+  return absl::OkStatus();
+}
+
+absl::Status LoseArrivals(int fd, double rate) {
+  // A socket filter that keeps a packet unless a random number of 32 bits is below its length in
+  // units times the rate: classic BPF (Linux, networking/filter.rst).
+  constexpr uint32_t kUnit = 4096;   // bytes: a packet of RoCE's largest MTU
+  constexpr uint32_t kHeaders = 64;  // TCP's and ours, which make no unit of their own
+  constexpr uint32_t kRandom = static_cast<uint32_t>(SKF_AD_OFF + SKF_AD_RANDOM);
+  const auto per_unit = std::max(uint32_t{1}, static_cast<uint32_t>(rate * 4294967296.0));
+  // Of more units one is lost for certain.
+  const uint32_t most_units = UINT32_MAX / per_unit;
+  sock_filter code[] = {
+      BPF_STMT(BPF_LD | BPF_W | BPF_LEN, 0),
+      BPF_STMT(BPF_ALU | BPF_ADD | BPF_K, kUnit - 1 - kHeaders),
+      BPF_STMT(BPF_ALU | BPF_DIV | BPF_K, kUnit),
+      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1),
+      BPF_STMT(BPF_LD | BPF_IMM, 1),
+      BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, most_units, 2, 0),
+      BPF_STMT(BPF_ALU | BPF_MUL | BPF_K, per_unit),
+      BPF_STMT(BPF_JMP | BPF_JA, 1),
+      BPF_STMT(BPF_LD | BPF_IMM, UINT32_MAX),
+      BPF_STMT(BPF_MISC | BPF_TAX, 0),
+      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, kRandom),
+      BPF_JUMP(BPF_JMP | BPF_JGE | BPF_X, 0, 0, 1),
+      BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+      BPF_STMT(BPF_RET | BPF_K, 0),
+  };
+  const sock_fprog program = {std::size(code), code};
+  if (setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) != 0) {
+    return ErrnoError(errno, "--tcp-loss {}: the kernel takes no filter at a socket", rate);
   }
   return absl::OkStatus();
 }

@@ -1,35 +1,16 @@
-// Sockets as values: a file descriptor with an owner, and the few ways in which we make one.
+// The few ways in which we make a socket.
 #pragma once
 
 #include <sys/socket.h>
 
 #include <cstdint>
 #include <string>
-#include <utility>
 
+#include "transport/descriptors.h"
 #include "transport/settings.h"
 #include "transport/status.h"
 
 namespace gradwire::tcp {
-
-// Owns a file descriptor. Move-only.
-class FileDescriptor {
- public:
-  FileDescriptor() = default;
-  explicit FileDescriptor(int fd) : fd_(fd) {}
-  FileDescriptor(FileDescriptor&& other) noexcept : fd_(std::exchange(other.fd_, -1)) {}
-  FileDescriptor& operator=(FileDescriptor&& other) noexcept {
-    std::swap(fd_, other.fd_);
-    return *this;
-  }
-  ~FileDescriptor();
-
-  int get() const { return fd_; }
-  bool valid() const { return fd_ >= 0; }
-
- private:
-  int fd_ = -1;
-};
 
 // A numeric address with port, in either family.
 struct SocketAddress {
@@ -51,5 +32,8 @@ absl::StatusOr<FileDescriptor> StartConnect(const SocketAddress& address, const 
 // No delay, buffer sizes and congestion control as `settings` want; before connect or listen,
 // since an accepted socket inherits them.
 absl::Status ApplyOptions(int fd, const Settings& settings);
+// What arrives is lost with probability `rate` per 4 KiB, before TCP sees it; the sender's TCP then
+// recovers as from loss on a network. A packet, which within a host holds up to 64 KiB, goes whole.
+absl::Status LoseArrivals(int fd, double rate);
 
 }  // namespace gradwire::tcp

@@ -1,13 +1,15 @@
 // The data path: polling and waiting.
 #include "transport/tcp/transport.h"
 
+#include <linux/tcp.h>
+#include <netinet/in.h>
 #include <sched.h>
 #include <sys/epoll.h>
 
 #include <algorithm>
 #include <cerrno>
 
-#include "transport/telemetry/event.h"
+#include "transport/telemetry/span.h"
 
 namespace gradwire::tcp {
 namespace {
@@ -16,6 +18,26 @@ constexpr int kDirectLanes = 2;
 // Then epoll, which also knows of connections and failures, is asked at every so many-th poll.
 constexpr unsigned kPollsPerLook = 64;
 }  // namespace
+
+DeviceCounters TcpTransport::device_counters() const {
+  // A system call for each connection; what counts here, retransmissions, takes longer anyway.
+  constexpr std::chrono::milliseconds kAge{1};
+  const Deadline now = Clock::now();
+  if (kernel_.known && now - kernel_read_ < kAge) return kernel_;
+  kernel_read_ = now;
+  kernel_ = {.known = true};
+  for (const TcpLink* link : open_links_) {
+    for (const auto& lane : link->lanes()) {
+      tcp_info info = {};
+      socklen_t length = sizeof(info);
+      if (getsockopt(lane->fd(), IPPROTO_TCP, TCP_INFO, &info, &length) != 0) continue;
+      kernel_.retransmits += info.tcpi_total_retrans;
+      kernel_.packets_sent += info.tcpi_segs_out;
+      kernel_.packets_received += info.tcpi_segs_in;
+    }
+  }
+  return kernel_;
+}
 
 // A write starts when it is posted; what its socket did not take is tried again by polling.
 absl::Status TcpTransport::Flush() { return absl::OkStatus(); }

@@ -44,6 +44,7 @@ class TcpTransport : public Transport {
   absl::StatusOr<int> Wait(std::span<Completion> out, Deadline deadline) override;
   void Wake() override { waker_.Wake(); }
   TransportCounters counters() const override { return counters_; }
+  DeviceCounters device_counters() const override;
 
  private:
   class End;
@@ -104,6 +105,8 @@ class TcpTransport : public Transport {
   std::string description_;
   RegionTable regions_;
   TransportCounters counters_;
+  mutable DeviceCounters kernel_;       // of the connections there are
+  mutable Deadline kernel_read_;        // when that was asked for
   ConnectionFacts mine_;                // what all our facts have in common
   std::vector<ConnectionFacts> facts_;  // by rank
 

@@ -68,6 +68,17 @@ TEST(Parsing, SizesDurationsAndBooleans) {
   EXPECT_FALSE(ParseBool("maybe").ok());
 }
 
+TEST(Settings, RatesAreParsedStrictly) {
+  Settings settings;
+  EXPECT_EQ(SetSetting(settings, "tcp-loss", "0.125"), absl::OkStatus());
+  EXPECT_EQ(settings.tcp_loss, 0.125);
+  EXPECT_EQ(SetSetting(settings, "tcp-loss", "1e-4"), absl::OkStatus());
+  for (const char* bad : {"0.6", "-0.1", "nan", "inf", "", "1%", " 0.1", "0.1x"}) {
+    EXPECT_TRUE(absl::IsInvalidArgument(SetSetting(settings, "tcp-loss", bad))) << bad;
+  }
+  EXPECT_EQ(settings.tcp_loss, 1e-4);
+}
+
 TEST(Settings, UnknownNameIsNotFound) {
   Settings settings;
   EXPECT_TRUE(absl::IsNotFound(SetSetting(settings, "speed", "11")));

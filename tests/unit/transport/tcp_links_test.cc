@@ -5,6 +5,8 @@
 #include <unistd.h>
 
 #include <iostream>
+#include <utility>
+#include <vector>
 
 #include "tests/support/link_contract.h"
 #include "transport/tcp/socket.h"
@@ -35,7 +37,7 @@ TEST(TcpLinks, SilentStrangersGiveWay) {
   const auto address =
       tcp::SocketAddress::Parse(theirs->endpoints.front().address, theirs->endpoints.front().port);
   ASSERT_TRUE(address.ok());
-  std::vector<tcp::FileDescriptor> strangers;
+  std::vector<FileDescriptor> strangers;
   for (int i = 0; i < 300; ++i) {
     strangers.emplace_back(socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0));
     ASSERT_EQ(connect(strangers.back().get(), address->get(), address->length), 0);
@@ -47,7 +49,7 @@ TEST(TcpLinks, SilentStrangersGiveWay) {
 
 // Room for `count` descriptors and no more; as many again when `hard` leaves the limit to raise.
 void LimitDescriptors(rlim_t count, bool hard) {
-  const tcp::FileDescriptor lowest(open("/dev/null", O_RDONLY | O_CLOEXEC));
+  const FileDescriptor lowest(open("/dev/null", O_RDONLY | O_CLOEXEC));
   rlimit limit = {};
   ASSERT_EQ(getrlimit(RLIMIT_NOFILE, &limit), 0);
   limit.rlim_cur = static_cast<rlim_t>(lowest.get()) + count;

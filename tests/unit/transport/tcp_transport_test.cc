@@ -115,6 +115,50 @@ TEST_P(LanesTest, WritesArriveInOrderAndCreditsReturn) {
 
 INSTANTIATE_TEST_SUITE_P(Lanes, LanesTest, ::testing::Values(1, 2, 3));
 
+// Lost on the way, sent again by the kernel, and whole in the end.
+TEST(Loss, IsRecoveredByTcpAndCounted) {
+  Settings settings = LinkSettings();
+  settings.tcp_loss = 0.15;
+  constexpr int kWrites = 80;
+  LocalJob::Run(2, [&](World& world) {
+    auto transport = TcpTransport::Create(world, settings, "test");
+    ASSERT_TRUE(transport.ok()) << transport.status();
+    auto link = (*transport)->OpenLink(1 - world.rank(), In(30'000));
+    ASSERT_TRUE(link.ok()) << link.status();
+    auto region = (*transport)->Allocate(4096, Access::kLocal);
+    ASSERT_TRUE(region.ok());
+    int received = 0;  // the other end may be one ahead
+    for (int done = 0; done < kWrites; ++done) {
+      std::memset(region->bytes().data(), done, 4096);
+      ASSERT_EQ((*link)->Write(*region->Span(0, 4096), (*link)->NextSlot(4096),
+                               static_cast<uint32_t>(done)),
+                absl::OkStatus());
+      while (received <= done || (*link)->written() < (*link)->next_sequence()) {
+        Completion completions[3];
+        const auto count = (*transport)->Wait(completions, In(30'000));
+        ASSERT_TRUE(count.ok()) << count.status();
+        for (int i = 0; i < *count; ++i) {
+          if (completions[i].kind != Completion::Kind::kArrived) continue;
+          ASSERT_EQ(completions[i].tag, static_cast<uint32_t>(received));
+          for (const std::byte byte : (*link)->Slot(completions[i])) {
+            ASSERT_EQ(byte, static_cast<std::byte>(received));
+          }
+          ASSERT_EQ((*link)->Release(1), absl::OkStatus());
+          ++received;
+        }
+      }
+    }
+    // That of 80 packets none is lost is a chance of two in a million.
+    const DeviceCounters counters = (*transport)->device_counters();
+    EXPECT_TRUE(counters.known);
+    EXPECT_GT(counters.retransmits, 0u);
+    EXPECT_GT(counters.packets_sent, static_cast<uint64_t>(kWrites));
+    // Out and in through the kernel, headers included.
+    EXPECT_GE((*transport)->counters().bytes_copied, uint64_t{2} * kWrites * 4096);
+    ASSERT_EQ(world.Barrier("end", std::chrono::seconds(30)), absl::OkStatus());
+  });
+}
+
 TEST(Credits, NoWriteWithoutOne) {
   LocalJob::Run(2, [&](World& world) {
     auto transport = TcpTransport::Create(world, LinkSettings(), "test");
