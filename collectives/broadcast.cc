@@ -25,10 +25,10 @@ absl::Status Tree(Exchange& exchange, const Tensors& tensors, int root) {
     distance = place & -place;
     GW_ASSIGN_OR_RETURN(Link* const parent, exchange.Open((place - distance + root) % size));
     GW_ASSIGN_OR_RETURN(const Completion arrival, exchange.Receive(*parent, bytes));
-    Exchange::Copy(buffer, parent->Slot(arrival).data(), bytes);
+    exchange.Copy(buffer, parent->Slot(arrival).data(), bytes);
     GW_RETURN_IF_ERROR(parent->Release(1));
   } else {
-    Exchange::Copy(buffer, tensors.in, bytes);
+    exchange.Copy(buffer, tensors.in, bytes);
   }
   for (int step = distance / 2; step > 0; step /= 2) {
     if (place + step >= size) continue;
@@ -36,7 +36,7 @@ absl::Status Tree(Exchange& exchange, const Tensors& tensors, int root) {
     GW_RETURN_IF_ERROR(exchange.WriteAlone(*child, span));
     GW_RETURN_IF_ERROR(exchange.AwaitWritten(*child));
   }
-  if (place != 0) Exchange::Copy(tensors.out, buffer, bytes);
+  if (place != 0) exchange.Copy(tensors.out, buffer, bytes);
   return absl::OkStatus();
 }
 

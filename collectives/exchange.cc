@@ -193,6 +193,7 @@ void Exchange::Reduce(DataType type, ReduceOp op, std::byte* out, const std::byt
 void Exchange::Copy(std::byte* to, const std::byte* from, size_t bytes) {
   if (bytes == 0) return;
   const telemetry::Span span(telemetry::Kind::kCopy, -1, 0, bytes);
+  bytes_copied_ += bytes;
   std::memcpy(to, from, bytes);
 }
 

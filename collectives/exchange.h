@@ -17,7 +17,7 @@
 
 #include "collectives/types.h"
 #include "transport/bootstrap/world.h"
-#include "transport/telemetry/event.h"
+#include "transport/telemetry/span.h"
 #include "transport/transport.h"
 
 namespace gradwire {
@@ -87,7 +87,9 @@ class Exchange {
   void Reduce(DataType type, ReduceOp op, std::byte* out, const std::byte* a, const std::byte* b,
               size_t bytes) const;
   // As memcpy; nothing when `bytes` is 0.
-  static void Copy(std::byte* to, const std::byte* from, size_t bytes);
+  void Copy(std::byte* to, const std::byte* from, size_t bytes);
+  // By Copy, in all collectives so far.
+  uint64_t bytes_copied() const { return bytes_copied_; }
   // The reason when `link` has ended; OK while it stands.
   absl::Status Check(Link& link) { return inbox(link).ended ? link.status() : absl::OkStatus(); }
   // At least `bytes` of registered working memory, kept between collectives; contents undefined.
@@ -113,6 +115,7 @@ class Exchange {
   std::vector<Inbox> inboxes_;  // by rank
   std::array<Completion, 8> completions_;
   Region scratch_;
+  uint64_t bytes_copied_ = 0;
 
   // Of the collective under way.
   OperationKey key_;

@@ -29,7 +29,7 @@ absl::Status ReducePieces(Exchange& exchange, const Tensors& tensors, const Redu
                         exchange.transport().Register({tensors.out, bytes}, Access::kLocal));
   }
   std::byte* const sum = memory->bytes().data();
-  if (sum != tensors.in) Exchange::Copy(sum, tensors.in, bytes);
+  if (sum != tensors.in) exchange.Copy(sum, tensors.in, bytes);
   size_t offset = 0;
   do {
     const size_t length = std::min(exchange.slice_bytes(), bytes - offset);
@@ -38,7 +38,7 @@ absl::Status ReducePieces(Exchange& exchange, const Tensors& tensors, const Redu
     offset += length;
   } while (offset < bytes);
   if (tensors.op == ReduceOp::kAvg) Divide(tensors.type, sum, tensors.count, exchange.size());
-  if (copied) Exchange::Copy(tensors.out, sum, bytes);
+  if (copied) exchange.Copy(tensors.out, sum, bytes);
   return absl::OkStatus();
 }
 

@@ -32,7 +32,7 @@ class Doubling {
       GW_RETURN_IF_ERROR(exchange_.WriteAlone(*partner, sum));
       GW_ASSIGN_OR_RETURN(const Completion result, exchange_.Receive(*partner, sum.length));
       GW_RETURN_IF_ERROR(exchange_.AwaitWritten(*partner));
-      Exchange::Copy(const_cast<std::byte*>(sum.data), partner->Slot(result).data(), sum.length);
+      exchange_.Copy(const_cast<std::byte*>(sum.data), partner->Slot(result).data(), sum.length);
       return partner->Release(1);
     }
     Link* partner = nullptr;

@@ -368,7 +368,7 @@ absl::Status Ring::Run() {
   if (phases_ == kAllGather) {
     const size_t block = tensors_.bytes() / static_cast<size_t>(size_);
     std::byte* mine = tensors_.out + static_cast<size_t>(rank_) * block;
-    if (mine != tensors_.in) Exchange::Copy(mine, tensors_.in, block);
+    if (mine != tensors_.in) exchange_.Copy(mine, tensors_.in, block);
   }
   while (sent_ < total_ || received_ < total_) {
     bool moved = false;

@@ -29,7 +29,7 @@ absl::Status ReduceAndBroadcast(Exchange& exchange, const RegionSpan& sum, const
     GW_RETURN_IF_ERROR(exchange.WriteAlone(*parent, sum));
     GW_ASSIGN_OR_RETURN(const Completion total, exchange.Receive(*parent, sum.length));
     GW_RETURN_IF_ERROR(exchange.AwaitWritten(*parent));
-    Exchange::Copy(out, parent->Slot(total).data(), sum.length);
+    exchange.Copy(out, parent->Slot(total).data(), sum.length);
     GW_RETURN_IF_ERROR(parent->Release(1));
   }
   for (int child = first_child; child < end_child; ++child) {
