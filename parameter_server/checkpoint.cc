@@ -96,6 +96,24 @@ absl::Status LoadEntry(const ShardFile& file, const Piece& piece, const std::str
 
 }  // namespace
 
+std::vector<Piece> PiecesOf(const Layout& layout, const Placement& placement, int shard) {
+  const int64_t begin = placement.begin(shard), end = placement.end(shard);
+  const bool last = end == layout.elements() && (shard == 0 || begin < end);
+  std::vector<Piece> pieces;
+  for (int i = 0; i < layout.size(); ++i) {
+    const int64_t offset = layout.offset(i), count = layout.tensor(i).count();
+    const int64_t from = std::max(begin, offset), to = std::min(end, offset + count);
+    const bool empty_here =
+        count == 0 && offset >= begin && (offset < end || (last && offset == end));
+    if (from >= to && !empty_here) continue;
+    pieces.push_back({.tensor = layout.tensor(i).name,
+                      .shape = layout.tensor(i).shape,
+                      .begin = empty_here ? 0 : from - offset,
+                      .end = empty_here ? 0 : to - offset});
+  }
+  return pieces;
+}
+
 std::vector<WorkerClock> CheckpointInfo::clocks() const {
   std::map<int64_t, std::pair<WorkerClock, size_t>> least;  // and how many shards know the worker
   for (const File& file : files) {

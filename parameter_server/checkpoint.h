@@ -31,6 +31,10 @@ struct Piece {
   int64_t size() const { return end - begin; }
 };
 
+// What a shard keeps, in the order of the layout. A tensor without elements belongs to the shard
+// that it would begin in.
+std::vector<Piece> PiecesOf(const Layout& layout, const Placement& placement, int shard);
+
 // How far a worker's pushes had been applied.
 struct WorkerClock {
   int64_t worker = 0;

@@ -11,7 +11,7 @@
 #include <vector>
 
 #include "parameter_server/control.h"
-#include "parameter_server/shard.h"
+#include "parameter_server/shard_options.h"
 #include "transport/settings.h"
 #include "transport/status.h"
 

@@ -23,24 +23,6 @@ ConstArray ArrayOf(std::span<const float> values) {
 
 }  // namespace
 
-std::vector<Piece> PiecesOf(const Layout& layout, const Placement& placement, int shard) {
-  const int64_t begin = placement.begin(shard), end = placement.end(shard);
-  const bool last = end == layout.elements() && (shard == 0 || begin < end);
-  std::vector<Piece> pieces;
-  for (int i = 0; i < layout.size(); ++i) {
-    const int64_t offset = layout.offset(i), count = layout.tensor(i).count();
-    const int64_t from = std::max(begin, offset), to = std::min(end, offset + count);
-    const bool empty_here =
-        count == 0 && offset >= begin && (offset < end || (last && offset == end));
-    if (from >= to && !empty_here) continue;
-    pieces.push_back({.tensor = layout.tensor(i).name,
-                      .shape = layout.tensor(i).shape,
-                      .begin = empty_here ? 0 : from - offset,
-                      .end = empty_here ? 0 : to - offset});
-  }
-  return pieces;
-}
-
 Shard::Shard(const Layout& layout, const Placement& placement, int shard,
              std::span<float> parameters, const ShardOptions& options)
     : shard_(shard),
@@ -151,7 +133,7 @@ void Shard::Remove(int64_t worker, const std::string& lost) {
   } else {
     clock_.Remove(worker);
   }
-  if (observer_.left) observer_.left(worker);
+  Tell({.flags = Request::kLeft, .worker = worker});
   if (options_.consistency == Consistency::kBsp) TellClock(worker, 0, before);
 }
 
@@ -217,7 +199,7 @@ Shard::Taken Shard::Take(int64_t worker, const Request& request, uint32_t slice,
   ++counters_.gradients_taken;
   const std::span<const float> gradient = Condition(values, request.scale);
   Update(slice, worker, request.step, gradient);
-  if (observer_.updated) observer_.updated(slice, worker, request.step, gradient, false);
+  Tell({.first = slice, .count = 1, .step = request.step, .worker = worker}, gradient);
   return Taken::kTaken;
 }
 
@@ -279,7 +261,7 @@ void Shard::ApplySum(uint32_t slice, float scale) {
   const int64_t step = state.summing;
   const std::span<float> gradient = sum(slice);
   if (scale != 1) Scale(gradient, scale);
-  if (observer_.updated) observer_.updated(slice, -1, step, gradient, false);
+  Tell({.first = slice, .count = 1, .step = step}, gradient);
   state.hold = false;
   if (!optimizer_->whole_pieces()) {
     Update(slice, -1, step, gradient);
@@ -335,14 +317,19 @@ void Shard::EndStep(int64_t worker, int64_t step) {
   TellClock(worker, step, before);
 }
 
+void Shard::Tell(Request change, std::span<const float> values) {
+  if (!observer_) return;
+  change.op = Op::kReplicate;
+  observer_(change, values);
+}
+
 // Under BSP what one worker has pushed lives in this shard's sums alone: a replica counts a step
 // only once all have pushed it.
 void Shard::TellClock(int64_t worker, int64_t step, int64_t before) {
-  if (!observer_.clock) return;
   if (options_.consistency != Consistency::kBsp) {
-    observer_.clock(worker, step);
+    Tell({.flags = Request::kEndOfStep, .step = step, .worker = worker});
   } else if (clock_.Min() > before) {
-    observer_.clock(-1, clock_.Min());
+    Tell({.flags = Request::kEndOfStep, .step = clock_.Min()});
   }
 }
 
@@ -352,7 +339,7 @@ void Shard::Assign(uint32_t slice, std::span<const float> values) {
   state.assigned = true;
   ++assigned_;
   std::ranges::copy(values, this->values(slice).begin());
-  if (observer_.updated) observer_.updated(slice, -1, 0, values, true);
+  Tell({.flags = Request::kAssigned, .first = slice, .count = 1}, values);
 }
 
 double Shard::HeldSquares(const SliceRange& range, int64_t step) const {
@@ -412,38 +399,42 @@ absl::Status Shard::CheckReplay(const Request& request) const {
   return absl::OkStatus();
 }
 
-void Shard::Replay(int64_t worker, int64_t step, uint32_t slice, std::span<const float> gradient,
-                   bool assigned) {
-  if (assigned) {
-    Assign(slice, gradient);
+void Shard::Replay(const Request& change, uint32_t slice, std::span<const float> values) {
+  const int64_t step = change.step;
+  if ((change.flags & Request::kAssigned) != 0) {
+    Assign(slice, values);
     return;
   }
-  if (worker >= 0) {
-    Member& member = members_[worker];
+  if (change.worker >= 0) {
+    Member& member = members_[change.worker];
     member.pushed.resize(slices_.size());
     member.pushed[slice] = step;
-    Update(slice, worker, step, gradient);
+    Update(slice, change.worker, step, values);
     return;
   }
   SliceState& state = states_[slice];
-  std::ranges::copy(gradient, sum(slice).begin());
+  std::ranges::copy(values, sum(slice).begin());
   state.summing = step;
   state.complete = true;
   // It was scaled and clipped before it came here.
   if (!optimizer_->whole_pieces()) {
-    Update(slice, -1, step, gradient);
+    Update(slice, -1, step, values);
   } else {
     ApplySum(slice, 1);
   }
 }
 
-void Shard::ReplayClock(int64_t worker, int64_t step) {
-  if (worker >= 0) {
-    if (!clock_.Has(worker)) clock_.Add(worker, step);
-    clock_.Advance(worker, step);
-    return;
+void Shard::EndReplay(const Request& change) {
+  const int64_t worker = change.worker, step = change.step;
+  if ((change.flags & Request::kEndOfStep) != 0) {
+    if (worker >= 0) {
+      if (!clock_.Has(worker)) clock_.Add(worker, step);
+      clock_.Advance(worker, step);
+    } else {
+      for (int64_t each = 0; each < options_.workers; ++each) clock_.Advance(each, step);
+    }
   }
-  for (int64_t each = 0; each < options_.workers; ++each) clock_.Advance(each, step);
+  if ((change.flags & Request::kLeft) != 0) Remove(worker, "");
 }
 
 }  // namespace gradwire::ps

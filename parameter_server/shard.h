@@ -26,32 +26,18 @@
 #include "parameter_server/layout.h"
 #include "parameter_server/optimizer.h"
 #include "parameter_server/protocol.h"
+#include "parameter_server/shard_options.h"
 #include "transport/memory.h"
 
 namespace gradwire::ps {
-
-struct ShardOptions {
-  Consistency consistency = Consistency::kBsp;
-  int64_t staleness = 0;  // ssp: steps that a worker may be ahead of the slowest, at least 0
-  int workers = 1;        // bsp: who takes part, numbers 0..workers-1
-  OnLoss on_loss = OnLoss::kFail;
-  OptimizerOptions optimizer;
-  double clip_value = 0;            // each element of an update's gradient to +-clip_value; 0: off
-  int64_t checkpoint_interval = 0;  // steps between snapshots; 0: none
-};
 
 // Counted since the shard was made.
 struct ShardCounters {
   uint64_t slices_applied = 0;   // updates of a slice
   uint64_t gradients_taken = 0;  // slices of workers that entered an update
   uint64_t duplicates = 0;       // slices that had been taken before
-  uint64_t refused = 0;          // requests
   uint64_t workers_lost = 0;
 };
-
-// The ranges of tensors that `slices`, which follow each other, hold.
-// A tensor without elements belongs to the shard that it would begin in.
-std::vector<Piece> PiecesOf(const Layout& layout, const Placement& placement, int shard);
 
 class Shard {
  public:
@@ -60,17 +46,11 @@ class Shard {
     kDuplicate,
     kWait,  // BSP: a worker with a lower number comes first; try again after the next update
   };
-  // Told of what happened, in order: enough to repeat it elsewhere.
-  struct Observer {
-    // A slice got new values: `gradient` is what the optimizer was given (a first value when
-    // `assigned`), `worker` whose it was or -1 for the sum of all.
-    std::function<void(uint32_t slice, int64_t worker, int64_t step,
-                       std::span<const float> gradient, bool assigned)>
-        updated;
-    // The worker, or under BSP every worker (-1), has pushed all of a step.
-    std::function<void(int64_t worker, int64_t step)> clock;
-    std::function<void(int64_t worker)> left;
-  };
+  // Told of every change, in order, as the request of kind kReplicate that repeats it in another
+  // shard: a slice's update with the gradient that the optimizer was given, of one worker or of all
+  // (-1); a slice's first values; a step that one worker, or under BSP every worker (-1), has
+  // pushed whole; a worker that left.
+  using Observer = std::function<void(const Request& change, std::span<const float> values)>;
 
   // `parameters` holds the shard's elements, [0, end - begin), and outlives the shard.
   static absl::StatusOr<std::unique_ptr<Shard>> Make(const Layout& layout,
@@ -127,9 +107,9 @@ class Shard {
   // FailedPrecondition for what a primary of the same consistency would not send; all calls below
   // are for requests that passed.
   absl::Status CheckReplay(const Request& request) const;
-  void Replay(int64_t worker, int64_t step, uint32_t slice, std::span<const float> gradient,
-              bool assigned);
-  void ReplayClock(int64_t worker, int64_t step);
+  // One slice of the request, then once what it says beside slices.
+  void Replay(const Request& change, uint32_t slice, std::span<const float> values);
+  void EndReplay(const Request& change);
   // From now on it decides by itself. Workers may be up to a step ahead of what it was told.
   void Promote() { promoted_ = true; }
 
@@ -166,6 +146,7 @@ class Shard {
 
   Shard(const Layout& layout, const Placement& placement, int shard, std::span<float> parameters,
         const ShardOptions& options);
+  void Tell(Request change, std::span<const float> values = {});
   void TellClock(int64_t worker, int64_t step, int64_t before);
   Taken Sum(int64_t worker, const Request& request, uint32_t slice, std::span<const float> values);
   // The next worker whose gradient the slice's sum wants, -1: none.

@@ -6,10 +6,6 @@
 
 namespace gradwire::ps {
 
-ShardLink::~ShardLink() {
-  for (const Sent& sent : sending_) messages_.Give(sent.buffer);
-}
-
 void ShardLink::Ask(Request request, Answered answered) {
   request.number = ++last_number_;
   queue_.push_back({.request = request, .answered = std::move(answered)});
@@ -29,9 +25,8 @@ absl::Status ShardLink::Pump() {
       if (messages_.empty()) break;
       const int buffer = messages_.Take();
       std::memcpy(messages_.bytes(buffer).data(), &next.request, sizeof(Request));
-      sending_.push_back({link_->next_sequence(), buffer});
-      GW_RETURN_IF_ERROR(link_->Write(messages_.Span(buffer, sizeof(Request)),
-                                      link_->NextSlot(sizeof(Request)), kRequestTag));
+      GW_RETURN_IF_ERROR(
+          writes_.Write(*link_, messages_, buffer, link_->NextSlot(sizeof(Request)), kRequestTag));
       next.sent = true;
     } else if (next.slices_sent < SlicesToSend(next.request)) {
       const uint32_t number = next.request.first + next.slices_sent;
@@ -53,10 +48,7 @@ absl::Status ShardLink::Pump() {
 absl::Status ShardLink::Handle(const Completion& completion) {
   switch (completion.kind) {
     case Completion::Kind::kWritten:
-      while (!sending_.empty() && sending_.front().sequence < link_->written()) {
-        messages_.Give(sending_.front().buffer);
-        sending_.pop_front();
-      }
+      writes_.Reclaim(*link_);
       return absl::OkStatus();
     case Completion::Kind::kCredits:
       return absl::OkStatus();

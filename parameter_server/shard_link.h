@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "parameter_server/layout.h"
+#include "parameter_server/pooled_writes.h"
 #include "parameter_server/protocol.h"
 #include "parameter_server/send_pool.h"
 #include "transport/memory.h"
@@ -33,7 +34,6 @@ class ShardLink {
   // Everything outlives the link. `messages` has buffers of at least sizeof(Request).
   ShardLink(Link* link, const std::vector<Slice>& slices, const Memory& memory, SendPool& messages)
       : link_(link), slices_(slices), memory_(memory), messages_(messages) {}
-  ~ShardLink();
   ShardLink(const ShardLink&) = delete;
   ShardLink& operator=(const ShardLink&) = delete;
 
@@ -60,10 +60,6 @@ class ShardLink {
     uint32_t slices_sent = 0;
     uint32_t slices_received = 0;
   };
-  struct Sent {
-    uint64_t sequence;
-    int buffer;
-  };
 
   uint32_t SlicesToSend(const Request& request) const;
 
@@ -74,7 +70,7 @@ class ShardLink {
   std::deque<Asked> queue_;  // the first is the next to be answered
   size_t unsent_ = 0;        // index of the first in queue_ that is not sent whole
   uint32_t last_number_ = 0;
-  std::deque<Sent> sending_;
+  PooledWrites writes_;
   uint64_t bytes_pushed_ = 0;
   uint64_t bytes_pulled_ = 0;
 };

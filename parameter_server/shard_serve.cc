@@ -27,10 +27,16 @@ void ShardThread::Impl::MakeReady(Peer& peer) {
   ready_.push_back(&peer);
 }
 
+void ShardThread::Impl::WakeStarved() {
+  for (Peer* starved : std::exchange(starved_, {})) MakeReady(*starved);
+}
+
 void ShardThread::Impl::Dispatch(const Completion& completion) {
-  if (replica_ && completion.link == replica_->link) {
+  if (replica_ && completion.link == replica_->link()) {
     // Its link is closed only once all completions of this batch have been looked at.
-    if (replica_->error.ok()) replica_->error = HearReplica(completion);
+    replica_->Handle(completion);
+    if (completion.kind == Completion::Kind::kArrived) changed_ = true;
+    if (completion.kind == Completion::Kind::kWritten) WakeStarved();
     return;
   }
   const auto label = static_cast<size_t>(completion.link->peer());
@@ -42,8 +48,8 @@ void ShardThread::Impl::Dispatch(const Completion& completion) {
       peer.arrivals.push_back(completion);
       break;
     case Completion::Kind::kWritten:
-      Reclaim(peer.sending, peer.link);
-      for (Peer* starved : std::exchange(starved_, {})) MakeReady(*starved);
+      peer.writes.Reclaim(*peer.link);
+      WakeStarved();
       break;
     case Completion::Kind::kCredits:
       break;
@@ -61,8 +67,8 @@ void ShardThread::Impl::Serve() {
       if (!peer->dead) Pump(*peer);
     }
     if (replica_) {
-      replica_->error.Update(FeedReplica());
-      if (!replica_->error.ok()) Detach(Message(replica_->error));
+      replica_->Pump();
+      if (!replica_->status().ok()) Detach(Message(replica_->status()));
     }
     if (std::exchange(changed_, false)) {
       for (Peer* peer : std::exchange(blocked_, {})) {
@@ -92,44 +98,14 @@ absl::Status ShardThread::Impl::Consume(Peer& peer) {
         MakeReady(peer);
         return absl::OkStatus();
       }
-      const uint32_t slice = open->request.first + open->received;
-      const bool in_place = peer.maps && Pushes(open->request.op);
-      ConstBytes bytes;
-      if (open->error.ok()) {
-        const Slice& where = shard_->slices()[slice];
-        const auto count = static_cast<size_t>(where.count);
-        if (in_place) {
-          bytes = peer.gradients.Mapped(static_cast<size_t>(where.begin) * sizeof(float),
-                                        count * sizeof(float));
-        } else if (peer.arrivals.empty()) {
-          return absl::OkStatus();
-        } else {
-          const Completion& arrival = peer.arrivals.front();
-          bytes = peer.link->Slot(arrival);
-          const DataType wire = open->request.op == Op::kReplicate ? DataType::kFloat32 : peer.wire;
-          if (arrival.tag != slice || bytes.size() != count * SizeOf(wire)) {
-            return ProtocolError("{} sent {} bytes as slice {}; {} of slice {} were due", peer.who,
-                                 bytes.size(), arrival.tag, count * SizeOf(wire), slice);
-          }
-        }
-        if (!TakeSlice(peer, *open, bytes)) return absl::OkStatus();
-      } else if (!in_place && peer.arrivals.empty()) {
-        return absl::OkStatus();
-      }
-      // What belongs to a refused request is let go.
-      ++open->received;
-      if (!in_place) {
-        peer.arrivals.pop_front();
-        GW_RETURN_IF_ERROR(peer.link->Release(1));
-      }
-      if (open->received == open->expected) EndPush(peer, *open);
-      continue;
+      GW_ASSIGN_OR_RETURN(const bool consumed, ConsumeSlice(peer, *open));
+      if (!consumed) return absl::OkStatus();
+    } else {
+      if (peer.arrivals.empty()) return absl::OkStatus();
+      GW_RETURN_IF_ERROR(Begin(peer, peer.arrivals.front()));
+      peer.arrivals.pop_front();
+      GW_RETURN_IF_ERROR(peer.link->Release(1));
     }
-    if (peer.arrivals.empty()) return absl::OkStatus();
-    const Completion arrival = peer.arrivals.front();
-    GW_RETURN_IF_ERROR(Begin(peer, arrival));
-    peer.arrivals.pop_front();
-    GW_RETURN_IF_ERROR(peer.link->Release(1));
   }
 }
 
@@ -174,6 +150,42 @@ absl::Status ShardThread::Impl::Begin(Peer& peer, const Completion& arrival) {
   return absl::OkStatus();
 }
 
+absl::StatusOr<bool> ShardThread::Impl::ConsumeSlice(Peer& peer, Pending& pending) {
+  const bool in_place = peer.maps && Pushes(pending.request.op);
+  if (!in_place && peer.arrivals.empty()) return false;
+  // What belongs to a refused request is let go.
+  if (pending.error.ok()) {
+    GW_ASSIGN_OR_RETURN(const ConstBytes bytes, NextSlice(peer, pending, in_place));
+    if (!TakeSlice(peer, pending, bytes)) return false;
+  }
+  ++pending.received;
+  if (!in_place) {
+    peer.arrivals.pop_front();
+    GW_RETURN_IF_ERROR(peer.link->Release(1));
+  }
+  if (pending.received == pending.expected) EndPush(peer, pending);
+  return true;
+}
+
+absl::StatusOr<ConstBytes> ShardThread::Impl::NextSlice(const Peer& peer, const Pending& pending,
+                                                        bool in_place) const {
+  const uint32_t slice = pending.request.first + pending.received;
+  const Slice& where = shard_->slices()[slice];
+  const auto count = static_cast<size_t>(where.count);
+  if (in_place) {
+    return peer.gradients.Mapped(static_cast<size_t>(where.begin) * sizeof(float),
+                                 count * sizeof(float));
+  }
+  const Completion& arrival = peer.arrivals.front();
+  const ConstBytes bytes = peer.link->Slot(arrival);
+  const DataType wire = pending.request.op == Op::kReplicate ? DataType::kFloat32 : peer.wire;
+  if (arrival.tag != slice || bytes.size() != count * SizeOf(wire)) {
+    return ProtocolError("{} sent {} bytes as slice {}; {} of slice {} were due", peer.who,
+                         bytes.size(), arrival.tag, count * SizeOf(wire), slice);
+  }
+  return bytes;
+}
+
 std::span<const float> ShardThread::Impl::Decode(ConstBytes bytes, DataType wire) {
   if (wire == DataType::kFloat32) {
     // Slots and slices lie at multiples of their element.
@@ -188,11 +200,10 @@ bool ShardThread::Impl::TakeSlice(Peer& peer, Pending& pending, ConstBytes bytes
   const Request& request = pending.request;
   const uint32_t slice = request.first + pending.received;
   if (request.op == Op::kReplicate) {
-    shard_->Replay(request.worker, request.step, slice, Decode(bytes, DataType::kFloat32),
-                   (request.flags & Request::kAssigned) != 0);
+    shard_->Replay(request, slice, Decode(bytes, DataType::kFloat32));
     return true;
   }
-  if (replica_ && replica_->queue.size() >= kReplicaBacklog) {
+  if (replica_ && replica_->backlog() >= kReplicaBacklog) {
     Block(peer, nullptr, -1);
     return false;
   }
@@ -220,10 +231,8 @@ bool ShardThread::Impl::TakeSlice(Peer& peer, Pending& pending, ConstBytes bytes
 void ShardThread::Impl::EndPush(Peer& peer, Pending& pending) {
   const Request& request = pending.request;
   if (!pending.error.ok() || std::exchange(pending.ended, true)) return;
-  const bool end_of_step = (request.flags & Request::kEndOfStep) != 0;
   if (request.op == Op::kReplicate) {
-    if (end_of_step) shard_->ReplayClock(request.worker, request.step);
-    if ((request.flags & Request::kLeft) != 0) shard_->Remove(request.worker, "");
+    shard_->EndReplay(request);
     return;
   }
   if (request.op == Op::kPull) {
@@ -234,7 +243,7 @@ void ShardThread::Impl::EndPush(Peer& peer, Pending& pending) {
     shard_->ApplyHeld({request.first, request.count}, request.step, request.scale);
     changed_ = true;
   }
-  if (end_of_step) {
+  if ((request.flags & Request::kEndOfStep) != 0) {
     shard_->EndStep(peer.worker, request.step);
     changed_ = true;  // a clock may be what others wait for, with no slice beside it
   }
@@ -325,9 +334,8 @@ absl::StatusOr<bool> ShardThread::Impl::SendSlices(Peer& peer, Pending& pending)
         return false;
       }
       const int buffer = slices_->Take();
-      peer.sending.push_back({peer.link->next_sequence(), &*slices_, buffer});
       GW_RETURN_IF_ERROR(Pack(values, peer.wire, slices_->bytes(buffer).first(length)));
-      GW_RETURN_IF_ERROR(peer.link->Write(slices_->Span(buffer, length), to, slice));
+      GW_RETURN_IF_ERROR(peer.writes.Write(*peer.link, *slices_, buffer, to, slice));
     }
     ++pending.sent;
   }
@@ -360,8 +368,8 @@ bool ShardThread::Impl::ReadyToReply(Peer& peer, Pending& pending) {
   }
   Unblock(pending);
   if (!replica_) return true;
-  if (!pending.mark) pending.mark = replica_->queued;
-  if (replica_->acked >= *pending.mark) return true;
+  if (!pending.mark) pending.mark = replica_->told();
+  if (replica_->acknowledged() >= *pending.mark) return true;
   Block(peer, nullptr, -1);
   return false;
 }
@@ -389,17 +397,9 @@ absl::StatusOr<bool> ShardThread::Impl::SendReply(Peer& peer, Pending& pending) 
   }
   // The text is sent only when there is one.
   const size_t length = pending.error.ok() ? offsetof(Reply, text) : sizeof(Reply);
-  peer.sending.push_back({peer.link->next_sequence(), &*replies_, buffer});
   GW_RETURN_IF_ERROR(
-      peer.link->Write(replies_->Span(buffer, length), peer.link->NextSlot(length), kReplyTag));
+      peer.writes.Write(*peer.link, *replies_, buffer, peer.link->NextSlot(length), kReplyTag));
   return true;
-}
-
-void ShardThread::Impl::Reclaim(std::deque<Sent>& sending, const Link* link) {
-  while (!sending.empty() && sending.front().sequence < link->written()) {
-    sending.front().pool->Give(sending.front().buffer);
-    sending.pop_front();
-  }
 }
 
 void ShardThread::Impl::Kill(Peer& peer, const absl::Status& why) {
@@ -416,89 +416,10 @@ void ShardThread::Impl::Bury() {
     std::erase(starved_, dead);
     const int label = dead->link->peer();
     transport_->CloseLink(dead->link);
-    for (const Sent& sent : dead->sending) sent.pool->Give(sent.buffer);
     peers_[static_cast<size_t>(label)].reset();
     free_labels_.push_back(label);
-    for (Peer* starved : std::exchange(starved_, {})) MakeReady(*starved);
+    WakeStarved();
   }
-}
-
-// --- The replica ---
-
-void ShardThread::Impl::TellReplica(const Request& request, std::span<const float> values) {
-  if (!replica_) return;
-  Outgoing& outgoing = replica_->queue.emplace_back();
-  outgoing.request = request;
-  outgoing.request.number = static_cast<uint32_t>(++replica_->queued);
-  if (!replica_->spare.empty()) {
-    outgoing.values = std::move(replica_->spare.back());
-    replica_->spare.pop_back();
-  }
-  outgoing.values.assign(values.begin(), values.end());
-}
-
-absl::Status ShardThread::Impl::FeedReplica() {
-  if (replica_->link == nullptr) return absl::OkStatus();
-  Replica& replica = *replica_;
-  Link& link = *replica.link;
-  bool wrote = false;
-  while (!replica.queue.empty() && link.credits() > 0) {
-    Outgoing& next = replica.queue.front();
-    SendPool& pool = replica.header_sent ? *slices_ : *replies_;
-    if (pool.empty()) break;
-    const int buffer = pool.Take();
-    const ConstBytes bytes = replica.header_sent ? std::as_bytes(std::span(next.values))
-                                                 : std::as_bytes(std::span(&next.request, 1));
-    std::ranges::copy(bytes, pool.bytes(buffer).begin());
-    replica.sending.push_back({link.next_sequence(), &pool, buffer});
-    GW_RETURN_IF_ERROR(link.Write(pool.Span(buffer, bytes.size()), link.NextSlot(bytes.size()),
-                                  replica.header_sent ? next.request.first : kRequestTag));
-    wrote = true;
-    if (!replica.header_sent && next.request.count > 0) {
-      replica.header_sent = true;
-      continue;
-    }
-    replica.header_sent = false;
-    if (next.request.count > 0) replica.spare.push_back(std::move(next.values));
-    replica.queue.pop_front();
-  }
-  return wrote ? link.Settle() : absl::OkStatus();
-}
-
-absl::Status ShardThread::Impl::HearReplica(const Completion& completion) {
-  Replica& replica = *replica_;
-  switch (completion.kind) {
-    case Completion::Kind::kArrived: {
-      const ConstBytes bytes = replica.link->Slot(completion);
-      Reply reply;
-      if (completion.tag != kReplyTag || bytes.size() < offsetof(Reply, text) ||
-          bytes.size() > sizeof(Reply)) {
-        return ProtocolError("{} sent {} bytes with tag {}", replica.who, bytes.size(),
-                             completion.tag);
-      }
-      std::memcpy(static_cast<void*>(&reply), bytes.data(), bytes.size());
-      GW_RETURN_IF_ERROR(replica.link->Release(1));
-      const uint64_t sent = replica.queued - replica.queue.size();
-      const uint32_t more = reply.number - static_cast<uint32_t>(replica.acked);
-      if (more == 0 || more > sent - replica.acked) {
-        return ProtocolError("{} acknowledged {} after {}; it was sent {}", replica.who,
-                             reply.number, replica.acked, sent);
-      }
-      GW_RETURN_IF_ERROR(reply.status());
-      replica.acked += more;
-      changed_ = true;
-      return absl::OkStatus();
-    }
-    case Completion::Kind::kWritten:
-      Reclaim(replica.sending, replica.link);
-      for (Peer* starved : std::exchange(starved_, {})) MakeReady(*starved);
-      return absl::OkStatus();
-    case Completion::Kind::kCredits:
-      return absl::OkStatus();
-    case Completion::Kind::kClosed:
-      return completion.link->status();
-  }
-  return absl::OkStatus();
 }
 
 }  // namespace gradwire::ps

@@ -60,37 +60,13 @@ absl::Status ShardThread::Impl::Start(const LoadedPieces* restore) {
   const size_t slice_bytes = std::max<size_t>(decoded_.size() * sizeof(float), 64);
   GW_ASSIGN_OR_RETURN(slices_, SendPool::Make(*transport_, slice_bytes, kSliceBuffers));
   GW_ASSIGN_OR_RETURN(replies_, SendPool::Make(*transport_, sizeof(Reply), kReplyBuffers));
-  WatchShard();
+  shard_->set_observer([this](const Request& change, std::span<const float> values) {
+    changed_ = true;
+    if (replica_) replica_->Tell(change, values);
+  });
   UpdateStatus();
   thread_ = std::thread([this] { Loop(); });
   return absl::OkStatus();
-}
-
-void ShardThread::Impl::WatchShard() {
-  shard_->set_observer(
-      {.updated =
-           [this](uint32_t slice, int64_t worker, int64_t step, std::span<const float> values,
-                  bool assigned) {
-             changed_ = true;
-             Request request{
-                 .op = Op::kReplicate, .first = slice, .count = 1, .step = step, .worker = worker};
-             if (assigned) request.flags = Request::kAssigned;
-             TellReplica(request, values);
-           },
-       .clock =
-           [this](int64_t worker, int64_t step) {
-             changed_ = true;
-             TellReplica({.op = Op::kReplicate,
-                          .flags = Request::kEndOfStep,
-                          .step = step,
-                          .worker = worker},
-                         {});
-           },
-       .left =
-           [this](int64_t worker) {
-             changed_ = true;
-             TellReplica({.op = Op::kReplicate, .flags = Request::kLeft, .worker = worker}, {});
-           }});
 }
 
 void ShardThread::Impl::Loop() {
@@ -121,7 +97,7 @@ void ShardThread::Impl::Loop() {
   for (const auto& peer : peers_) {
     if (peer != nullptr && peer->link != nullptr) transport_->CloseLink(peer->link);
   }
-  if (replica_ && replica_->link != nullptr) transport_->CloseLink(replica_->link);
+  replica_.reset();
 }
 
 void ShardThread::Impl::RunTasks() {
@@ -296,9 +272,7 @@ absl::StatusOr<ConnectRequest> ShardThread::Impl::PrepareReplica(const std::stri
         request->worker = -1;
         request->shard = options_.shard;
         request->facts = (*end)->facts();
-        replica_.emplace();
-        replica_->who = who;
-        replica_->end = *std::move(end);
+        replica_.emplace(*transport_, *std::move(end), who, *replies_, *slices_);
         return absl::OkStatus();
       },
       deadline));
@@ -308,14 +282,8 @@ absl::StatusOr<ConnectRequest> ShardThread::Impl::PrepareReplica(const std::stri
 absl::Status ShardThread::Impl::AttachReplica(const ConnectReply& reply, Deadline deadline) {
   return Run(
       [this, reply, deadline] {
-        if (!replica_ || replica_->end == nullptr) {
-          return FailedPrecondition("{} has no replica to attach", name_);
-        }
-        absl::StatusOr<Link*> link =
-            transport_->FinishLink(std::move(replica_->end), reply.facts, Role::kConnect, deadline);
-        if (!link.ok()) return link.status();
-        replica_->link = *link;
-        return absl::OkStatus();
+        if (!replica_) return FailedPrecondition("{} has no replica to attach", name_);
+        return replica_->Attach(reply.facts, deadline);
       },
       deadline);
 }
@@ -326,14 +294,9 @@ void ShardThread::Impl::DetachReplica(const std::string& why) {
 
 void ShardThread::Impl::Detach(const std::string& why) {
   if (!replica_) return;
-  spdlog::warn("{} goes on without its replica at {}: {}", name_, replica_->who, why);
-  while (!replica_->sending.empty()) {
-    const Sent& sent = replica_->sending.front();
-    sent.pool->Give(sent.buffer);
-    replica_->sending.pop_front();
-  }
-  if (replica_->link != nullptr) transport_->CloseLink(replica_->link);
+  spdlog::warn("{} goes on without its replica at {}: {}", name_, replica_->who(), why);
   replica_.reset();
+  WakeStarved();
   replica_lost_ = true;
   changed_ = true;
 }

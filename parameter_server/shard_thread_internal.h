@@ -7,11 +7,14 @@
 #include <memory>
 #include <mutex>
 #include <optional>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
 
+#include "parameter_server/pooled_writes.h"
 #include "parameter_server/protocol.h"
+#include "parameter_server/replica_link.h"
 #include "parameter_server/send_pool.h"
 #include "parameter_server/shard_thread.h"
 
@@ -52,11 +55,6 @@ class ShardThread::Impl {
     int64_t waited_for = -1;
     bool ended = false;  // its effects beside slices took place
   };
-  struct Sent {
-    uint64_t sequence;
-    SendPool* pool;
-    int buffer;
-  };
   // The other end of a link.
   struct Peer {
     int64_t worker = -1;  // -1: this replica's primary
@@ -69,27 +67,10 @@ class ShardThread::Impl {
     uint32_t last_number = 0;
     std::deque<Completion> arrivals;  // not consumed; their slots are still taken
     std::deque<Pending> pending;      // only the last may lack slices
-    std::deque<Sent> sending;
+    PooledWrites writes;
     bool ready = false;    // in ready_
     bool blocked = false;  // in blocked_: waits for a change of the shard
     bool dead = false;
-  };
-  // What the replica is told, in order.
-  struct Outgoing {
-    Request request;
-    std::vector<float> values;
-  };
-  struct Replica {
-    std::unique_ptr<LinkEnd> end;  // until attached
-    Link* link = nullptr;
-    std::string who;
-    std::deque<Outgoing> queue;
-    std::vector<std::vector<float>> spare;  // values of what has left the queue, to be used again
-    std::deque<Sent> sending;
-    bool header_sent = false;  // of the first of the queue
-    uint64_t queued = 0;       // requests told so far; the low 32 bits are the last one's number
-    uint64_t acked = 0;        // of them, what the replica has
-    absl::Status error;        // why it is to be detached
   };
 
   // --- shard_thread.cc ---
@@ -101,7 +82,6 @@ class ShardThread::Impl {
   absl::StatusOr<ConnectReply> Accept(const ConnectRequest& request, const std::string& who);
   void Remove(int64_t worker, const std::string& lost);
   void Detach(const std::string& why);
-  void WatchShard();
   void Fail(const absl::Status& why);
   void UpdateStatus();
   void ServeSnapshot();
@@ -109,13 +89,20 @@ class ShardThread::Impl {
   // --- shard_serve.cc ---
   void Dispatch(const Completion& completion);
   void MakeReady(Peer& peer);
+  // Buffers have come back.
+  void WakeStarved();
   // Does all that can be done now.
   void Serve();
   void Pump(Peer& peer);
   // Take in what has come; an error when the peer broke the protocol.
   absl::Status Consume(Peer& peer);
   absl::Status Begin(Peer& peer, const Completion& arrival);
-  // True when the slice was taken, false when it must wait.
+  // The next slice of a request; false when it is not there yet or must wait.
+  absl::StatusOr<bool> ConsumeSlice(Peer& peer, Pending& pending);
+  // Where it lies; an error when something else has come.
+  absl::StatusOr<ConstBytes> NextSlice(const Peer& peer, const Pending& pending,
+                                       bool in_place) const;
+  // Hands it to the shard; false when it must wait.
   bool TakeSlice(Peer& peer, Pending& pending, ConstBytes bytes);
   void EndPush(Peer& peer, Pending& pending);
   // Send what may be sent.
@@ -126,12 +113,8 @@ class ShardThread::Impl {
   bool ReadyToReply(Peer& peer, Pending& pending);
   void Block(Peer& peer, Pending* pending, int64_t waits_for);
   void Unblock(Pending& pending);
-  void Reclaim(std::deque<Sent>& sending, const Link* link);
   void Kill(Peer& peer, const absl::Status& why);
   void Bury();
-  void TellReplica(const Request& request, std::span<const float> values);
-  absl::Status FeedReplica();
-  absl::Status HearReplica(const Completion& completion);
   std::span<const float> Decode(ConstBytes bytes, DataType wire);
 
   const Options options_;
@@ -150,7 +133,7 @@ class ShardThread::Impl {
   std::vector<Peer*> starved_;  // wait for a buffer
   std::vector<Peer*> dead_;
   std::vector<float> decoded_;
-  std::optional<Replica> replica_;
+  std::optional<ReplicaLink> replica_;
   bool replica_lost_ = false;
   bool is_replica_;
   uint64_t refused_ = 0;  // requests

@@ -45,6 +45,12 @@ struct Job {
     return shard->Take(worker, Push(step, flags), slice,
                        std::vector<float>(shard->values(slice).size(), gradient));
   }
+  // What the observer of another job's shard was told.
+  void Repeat(const Request& change, std::span<const float> values) {
+    EXPECT_TRUE(shard->CheckReplay(change).ok()) << shard->CheckReplay(change);
+    if (change.count > 0) shard->Replay(change, change.first, values);
+    shard->EndReplay(change);
+  }
 
   Layout layout = *Layout::Make({{.name = "w", .shape = {kElements}}});
   Placement placement = *Placement::Make(layout, 1, 256);
@@ -269,14 +275,9 @@ TEST(ShardTest, AReplicaBecomesTheSame) {
   for (const ShardOptions& options : {Bsp(2, OnLoss::kShrink), Ssp(3), Asp()}) {
     for (const std::string optimizer : {"momentum", "adam"}) {
       Job primary(options, optimizer, 0.1), replica(options, optimizer, 0.1);
-      primary.shard->set_observer(
-          {.updated =
-               [&](uint32_t slice, int64_t worker, int64_t step, std::span<const float> gradient,
-                   bool assigned) {
-                 replica.shard->Replay(worker, step, slice, gradient, assigned);
-               },
-           .clock = [&](int64_t worker, int64_t step) { replica.shard->ReplayClock(worker, step); },
-           .left = [&](int64_t worker) { replica.shard->Remove(worker, ""); }});
+      primary.shard->set_observer([&](const Request& change, std::span<const float> values) {
+        replica.Repeat(change, values);
+      });
       primary.Assign(1);
       for (int w = 0; w < 2; ++w) ASSERT_TRUE(primary.shard->Admit(w).ok());
       for (int64_t step = 1; step <= 3; ++step) {
@@ -360,8 +361,9 @@ TEST(ShardTest, APromotedReplicaTakesAWorkersWordForItsStep) {
   Job job(Asp());
   job.Assign(0);
   for (int64_t step = 1; step <= 6; ++step) {
-    job.shard->Replay(0, step, 0, std::vector<float>(64, 1.0f), false);
-    job.shard->ReplayClock(0, step);
+    job.Repeat(
+        {.op = Op::kReplicate, .flags = Request::kEndOfStep, .count = 1, .step = step, .worker = 0},
+        std::vector<float>(64, 1.0f));
   }
   job.shard->Promote();
   EXPECT_EQ(*job.shard->Admit(0, 2), 6);
@@ -373,11 +375,9 @@ TEST(ShardTest, APromotedReplicaTakesAWorkersWordForItsStep) {
 // Under BSP a worker's push that others' have not followed is in no replica: it is pushed again.
 TEST(ShardTest, AReplicaCountsAStepOnlyWhenAllHavePushedIt) {
   Job primary(Bsp(2)), replica(Bsp(2));
-  primary.shard->set_observer(
-      {.updated =
-           [&](uint32_t slice, int64_t worker, int64_t step, std::span<const float> gradient,
-               bool assigned) { replica.shard->Replay(worker, step, slice, gradient, assigned); },
-       .clock = [&](int64_t worker, int64_t step) { replica.shard->ReplayClock(worker, step); }});
+  primary.shard->set_observer([&](const Request& change, std::span<const float> values) {
+    replica.Repeat(change, values);
+  });
   primary.Assign(0);
   for (int w = 0; w < 2; ++w) ASSERT_TRUE(primary.shard->Admit(w).ok());
   ASSERT_EQ(primary.PushAll(0, 1, 1), Shard::Taken::kTaken);
