@@ -1,6 +1,14 @@
 // The requester against a peer that acknowledges, loses, refuses or keeps silent (IBTA vol.
 // 1, 9.7.5).
-#include "tests/unit/urxe/scripted_peer.h"
+#include <unistd.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <vector>
+
+#include "tests/unit/urxe/protocol_fixture.h"
+#include "tests/unit/urxe/wire_support.h"
 
 namespace urxe {
 namespace {

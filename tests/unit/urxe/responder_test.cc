@@ -1,5 +1,13 @@
 // The responder against a peer that follows the rules, and one that does not (IBTA vol. 1, 9.7.4).
-#include "tests/unit/urxe/scripted_peer.h"
+#include <arpa/inet.h>
+
+#include <algorithm>
+#include <cstring>
+#include <utility>
+#include <vector>
+
+#include "tests/unit/urxe/protocol_fixture.h"
+#include "tests/unit/urxe/wire_support.h"
 
 namespace urxe {
 namespace {
