@@ -1,12 +1,14 @@
 #include "analysis/analyse.h"
 
 #include <algorithm>
+#include <map>
 #include <utility>
 
 #include "analysis/attribution.h"
 #include "analysis/clocks.h"
 #include "analysis/critical_path.h"
 #include "analysis/findings.h"
+#include "analysis/median.h"
 #include "analysis/recordings.h"
 #include "analysis/run_model.h"
 #include "analysis/trace.h"
@@ -14,6 +16,9 @@
 
 namespace gradwire::analysis {
 namespace {
+
+// Beyond it a size in bytes is no number that a machine has.
+constexpr uint64_t kMostElements = uint64_t{1} << 48;
 
 // What the recorder noted of an operation; nothing for what cannot be.
 std::optional<OperationKey> KeyOf(const Doing& doing) {
@@ -25,6 +30,7 @@ std::optional<OperationKey> KeyOf(const Doing& doing) {
   if (type >= kDataTypeCount || op >= kReduceOpCount) return {};
   key.type = static_cast<DataType>(type);
   key.op = static_cast<ReduceOp>(op);
+  if (doing.operands->value > kMostElements) return {};
   key.count = doing.operands->value;
   key.root = std::max<int>(0, doing.operands->peer);
   return key;
@@ -48,18 +54,49 @@ void AddFlows(const Trace& trace, size_t most, Run& run) {
         next != run.operations.end() && trace.Find(rank, next->number)->begin_ns <= moment;
     return inside ? next->number : 0;
   };
-  size_t all = 0;
+  std::vector<Flow> all;
   trace.ForEachWrite([&](int from, int to, uint64_t, const Write& write) {
     if (write.written_ns < 0 || write.arrived_ns < 0) return;
     const uint64_t operation = operation_at(from, write.written_ns);
-    if (operation == 0 || ++all > most) return;
-    run.flows.push_back({from, to, write.written_ns, write.arrived_ns, write.bytes, operation});
+    if (operation == 0) return;
+    const int64_t posted = write.posted_ns >= 0 ? write.posted_ns : write.written_ns;
+    all.push_back({from, to, posted, write.arrived_ns, write.bytes, operation});
   });
-  if (all > most) {
-    run.problems.push_back(fmt::format("Of {} writes {} are kept for the timeline.", all, most));
-  }
-  std::sort(run.flows.begin(), run.flows.end(),
+  std::sort(all.begin(), all.end(),
             [](const Flow& a, const Flow& b) { return a.posted_ns < b.posted_ns; });
+  if (all.size() <= most) {
+    run.flows = std::move(all);
+    return;
+  }
+  // Evenly over time, so that all pairs have theirs.
+  run.problems.push_back(
+      fmt::format("Of {} writes {} are kept for the timeline.", all.size(), most));
+  for (size_t i = 0; i < most; ++i) run.flows.push_back(all[i * all.size() / most]);
+}
+
+std::optional<StepSummary> SummaryOf(const std::vector<StepTimes>& steps) {
+  if (steps.empty()) return std::nullopt;
+  std::map<uint64_t, int64_t> slowest;  // by number
+  double all = 0, held = 0;
+  for (const StepTimes& step : steps) {
+    const int64_t took = step.end_ns - step.begin_ns;
+    slowest[step.number] = std::max(slowest[step.number], took);
+    all += static_cast<double>(took);
+    held += static_cast<double>(step.held_ns);
+  }
+  std::vector<int64_t> times;
+  for (const auto& [number, took] : slowest) times.push_back(took);
+  return StepSummary{times.size(), Median(std::move(times)), all > 0 ? held / all : 0};
+}
+
+void AddSteps(const Trace& trace, Run& run) {
+  for (const telemetry::Recording& recording : trace.recordings()) {
+    const auto& steps = trace.Steps(recording.facts.rank);
+    run.steps.insert(run.steps.end(), steps.begin(), steps.end());
+  }
+  std::stable_sort(run.steps.begin(), run.steps.end(),
+                   [](const StepTimes& a, const StepTimes& b) { return a.begin_ns < b.begin_ns; });
+  run.step_summary = SummaryOf(run.steps);
 }
 
 void AddRanks(const Trace& trace, Run& run) {
@@ -106,6 +143,7 @@ absl::StatusOr<Run> Analyse(const std::filesystem::path& folder, const AnalyseOp
         operation.what = key->Describe();
         operation.bytes = key->count * SizeOf(key->type);
       }
+      operation.retransmits += doing->retransmits;
       operation.ranks.push_back(TimesOf(recording.facts.rank, *doing, attribution));
     }
     if (!known) {
@@ -126,17 +164,21 @@ absl::StatusOr<Run> Analyse(const std::filesystem::path& folder, const AnalyseOp
     run.operations.push_back(std::move(operation));
   }
   if (strange > 0) {
-    run.problems.push_back(fmt::format("{} operations are of a kind that is not known.", strange));
+    run.problems.push_back(
+        fmt::format("{} of a kind that is not known.",
+                    strange == 1 ? "1 operation is" : fmt::format("{} operations are", strange)));
   }
   if (cut > 0) {
     run.problems.push_back(
-        fmt::format("{} operations were kept by some ranks only and are left out.", cut));
+        fmt::format("{} kept by some ranks only and left out.",
+                    cut == 1 ? "1 operation was" : fmt::format("{} operations were", cut)));
   }
   if (run.operations.empty()) {
     return FailedPrecondition("{}: no operation was recorded by all {} ranks that left a file",
                               folder.string(), trace.recordings().size());
   }
   AddFlows(trace, options.flows, run);
+  AddSteps(trace, run);
   run.findings = FindingsOf(run);
   AddModel(trace.recordings(), run);
   return run;

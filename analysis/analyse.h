@@ -9,8 +9,8 @@
 namespace gradwire::analysis {
 
 struct AnalyseOptions {
-  size_t flows = 20'000;  // most arrows kept
-  bool barriers = false;  // also operations that move no data
+  size_t flows = 1'000'000;  // most arrows kept, evenly over time; a page shows fewer
+  bool barriers = false;     // also operations that move no data
 };
 
 // The errors of ReadRecordings; what is wrong with a part of the recordings is among the problems

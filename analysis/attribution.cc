@@ -2,6 +2,9 @@
 
 #include <algorithm>
 #include <bit>
+#include <iterator>
+
+#include "analysis/median.h"
 
 namespace gradwire::analysis {
 namespace {
@@ -53,6 +56,92 @@ Attribution::Attribution(const Trace& trace) : trace_(trace) {
         transit_[{from, to}].emplace(std::bit_width(write.bytes), INT64_MAX).first->second;
     least = std::min(least, std::max<int64_t>(0, write.arrived_ns - write.gone_ns));
   });
+  std::map<std::pair<int, int>, std::map<int, std::vector<int64_t>>> gaps;
+  std::pair<int, int> pair{-1, -1};
+  Write before;
+  trace.ForEachWrite([&](int from, int to, uint64_t, const Write& write) {
+    const bool same_link = pair == std::pair(from, to);
+    pair = {from, to};
+    if (same_link && write.posted_ns >= 0 && write.posted_ns == before.posted_ns &&
+        before.arrived_ns >= 0 && write.arrived_ns >= 0) {
+      gaps[pair][std::bit_width(write.bytes)].push_back(
+          std::max<int64_t>(0, write.arrived_ns - before.arrived_ns));
+    }
+    before = write;
+  });
+  for (auto& [link, by_size] : gaps) {
+    for (auto& [bits, each] : by_size) pace_[link][bits] = Median(std::move(each));
+  }
+  for (const uint64_t number : trace.Numbers()) ChargeQueues(number);
+}
+
+int64_t Attribution::Pace(int from, int to, uint32_t bytes) const {
+  const auto link = pace_.find({from, to});
+  if (link == pace_.end()) return 0;
+  const auto pace = link->second.find(std::bit_width(bytes));
+  return pace == link->second.end() ? 0 : pace->second;
+}
+
+bool Attribution::StoodInLine(int from, int to, uint64_t number, const Write& write) const {
+  if (trace_.tcp(from) || write.posted_ns <= write.written_ns) return false;
+  const Doing* const sender = trace_.Find(from, number);
+  const int64_t since = sender != nullptr ? sender->begin_ns : write.written_ns;
+  return trace_.QueueFull(from, to, since, write.posted_ns + 1);
+}
+
+void Attribution::ChargeQueues(uint64_t number) {
+  struct Waiting {
+    int rank;
+    const Stretch* stretch;
+    const Write* write;
+    bool stood_in_line;
+  };
+  std::vector<Waiting> waits;
+  bool any = false;
+  for (const telemetry::Recording& recording : trace_.recordings()) {
+    const int rank = recording.facts.rank;
+    const Doing* const doing = trace_.Find(rank, number);
+    if (doing == nullptr) continue;
+    for (const Stretch& stretch : doing->stretches) {
+      if (stretch.wait == nullptr) continue;
+      const Write* const write = AwaitedBy(rank, *stretch.wait);
+      if (write == nullptr) continue;
+      waits.push_back(
+          {rank, &stretch, write, StoodInLine(stretch.wait->peer, rank, number, *write)});
+      any = any || waits.back().stood_in_line;
+    }
+  }
+  if (!any) return;
+  std::sort(waits.begin(), waits.end(), [](const Waiting& a, const Waiting& b) {
+    return a.stretch->end_ns < b.stretch->end_ns;
+  });
+  // By rank: from when on its time line would run ahead by how much.
+  std::map<int, std::vector<std::pair<int64_t, int64_t>>> ahead;
+  const auto ahead_at = [&ahead](int rank, int64_t time) -> int64_t {
+    const auto& line = ahead[rank];
+    const auto after = std::upper_bound(line.begin(), line.end(), std::pair(time, INT64_MAX));
+    return after == line.begin() ? 0 : std::prev(after)->second;
+  };
+  for (const Waiting& each : waits) {
+    const Stretch& stretch = *each.stretch;
+    const Write& write = *each.write;
+    const int peer = stretch.wait->peer;
+    const int64_t sender = ahead_at(peer, write.written_ns);
+    // While the peer had not written, what it waited for itself is the cause.
+    const int64_t told =
+        std::max<int64_t>(0, sender - ahead_at(peer, std::min(stretch.begin_ns, write.written_ns)));
+    const int64_t before = ahead_at(each.rank, stretch.begin_ns) + told;
+    int64_t cost = 0;
+    if (each.stood_in_line) {
+      const int64_t late = write.posted_ns - write.written_ns;
+      const int64_t rest = stretch.end_ns - std::max(stretch.begin_ns, write.written_ns) -
+                           Pace(peer, each.rank, write.bytes);
+      cost = std::clamp<int64_t>(late + sender - before, 0,
+                                 std::max<int64_t>(0, std::min(late, rest)));
+      queue_cost_[&stretch] = cost;
+    }
+    if (told + cost > 0) ahead[each.rank].emplace_back(stretch.end_ns, before + cost);
+  }
 }
 
 int64_t Attribution::Transit(int from, int to, uint32_t bytes) const {
@@ -77,7 +166,7 @@ std::vector<Interval> Attribution::Of(int rank, uint64_t number) const {
     if (stretch.wait == nullptr) {
       Pieces::Add({stretch.begin_ns, stretch.end_ns, stretch.work, -1}, intervals);
     } else {
-      Classify(rank, *doing, *stretch.wait, stretch.begin_ns, stretch.end_ns, 0, intervals);
+      Classify(rank, *doing, stretch, stretch.begin_ns, stretch.end_ns, 0, intervals);
     }
   }
   return intervals;
@@ -100,14 +189,15 @@ void Attribution::Explain(int rank, uint64_t number, int64_t begin, int64_t end,
       continue;
     }
     const int64_t until = std::min(stretch->end_ns, end);
-    Classify(rank, *doing, *stretch->wait, pieces.now(), until, depth + 1, out);
+    Classify(rank, *doing, *stretch, pieces.now(), until, depth + 1, out);
     pieces.Skip(until);
   }
   pieces.Until(end, Class::kLatePeer, rank);
 }
 
-void Attribution::Classify(int rank, const Doing& doing, const Event& wait, int64_t begin,
+void Attribution::Classify(int rank, const Doing& doing, const Stretch& stretch, int64_t begin,
                            int64_t end, int depth, std::vector<Interval>& out) const {
+  const Event& wait = *stretch.wait;
   Pieces pieces(begin, end, out);
   // A write that only lacks a credit while something else is waited for: others wait for it, and
   // name the credit.
@@ -117,7 +207,7 @@ void Attribution::Classify(int rank, const Doing& doing, const Event& wait, int6
   const bool tcp = trace_.tcp(rank);
   switch (NeedOf(wait)) {
     case Need::kArrival:
-      return ClassifyArrival(rank, doing, wait, begin, end, depth, out);
+      return ClassifyArrival(rank, doing, stretch, begin, end, depth, out);
     case Need::kCredit: {
       // Slots come back once the peer is in the operation.
       const Doing* const there = trace_.Find(wait.peer, doing.number);
@@ -127,9 +217,10 @@ void Attribution::Classify(int rank, const Doing& doing, const Event& wait, int6
     case Need::kWritten: {
       const Write* const write = trace_.Find(rank, wait.peer, wait.value);
       if (write == nullptr || write->posted_ns < 0) {
-        return pieces.Until(end, tcp ? Class::kSendBlocked : Class::kWire, wait.peer);
+        return pieces.Until(end, tcp ? Class::kSendBlocked : Class::kWire, tcp ? rank : wait.peer);
       }
-      pieces.Until(write->posted_ns, tcp ? Class::kSendBlocked : Class::kSendQueueFull, wait.peer);
+      pieces.Until(write->posted_ns, tcp ? Class::kSendBlocked : Class::kSendQueueFull,
+                   tcp ? rank : wait.peer);
       const int64_t there = write->gone_ns + 2 * Transit(rank, wait.peer, write->bytes);
       return ClassifyTransit(rank, wait.peer, doing.number, pieces.now(), end, there, out);
     }
@@ -137,8 +228,10 @@ void Attribution::Classify(int rank, const Doing& doing, const Event& wait, int6
   pieces.Until(end, Class::kOther, wait.peer);
 }
 
-void Attribution::ClassifyArrival(int rank, const Doing& doing, const Event& wait, int64_t begin,
-                                  int64_t end, int depth, std::vector<Interval>& out) const {
+void Attribution::ClassifyArrival(int rank, const Doing& doing, const Stretch& stretch,
+                                  int64_t begin, int64_t end, int depth,
+                                  std::vector<Interval>& out) const {
+  const Event& wait = *stretch.wait;
   const bool tcp = trace_.tcp(rank);
   const int peer = wait.peer;
   Pieces pieces(begin, end, out);
@@ -159,17 +252,12 @@ void Attribution::ClassifyArrival(int rank, const Doing& doing, const Event& wai
   const int64_t posted = write->posted_ns >= 0 ? write->posted_ns : write->written_ns;
   const int64_t gone = write->gone_ns >= 0 ? write->gone_ns : posted;
   if (tcp) {
-    pieces.Until(gone, Class::kSendBlocked, peer);
+    const int64_t until = std::min(gone, end);
+    ClassifySending(peer, doing.number, pieces.now(), until, out);
+    pieces.Skip(until);
   } else {
-    const Doing* const there = trace_.Find(peer, doing.number);
-    const bool full = trace_.QueueFull(peer, rank, there != nullptr ? there->begin_ns : begin,
-                                       std::max(posted, write->written_ns) + 1);
-    if (full) {
-      // Had there been room, all that follows would have come so much sooner, though it is partly
-      // during an earlier write's way that this one stood in line.
-      const int64_t taken = write->arrived_ns >= 0 ? std::min(write->arrived_ns, end) : end;
-      const int64_t late = std::min(posted - write->written_ns, taken - pieces.now());
-      pieces.Until(pieces.now() + late, Class::kSendQueueFull, peer);
+    if (const auto cost = queue_cost_.find(&stretch); cost != queue_cost_.end()) {
+      pieces.Until(pieces.now() + cost->second, Class::kSendQueueFull, peer);
     } else {
       pieces.Until(posted, Class::kPosting, peer);
     }
@@ -184,6 +272,28 @@ void Attribution::ClassifyArrival(int rank, const Doing& doing, const Event& wai
   pieces.Until(end, Class::kOther, peer);
 }
 
+void Attribution::ClassifySending(int from, uint64_t number, int64_t begin, int64_t end,
+                                  std::vector<Interval>& out) const {
+  Pieces pieces(begin, end, out);
+  if (const Doing* const sender = trace_.Find(from, number)) {
+    auto stretch =
+        std::lower_bound(sender->stretches.begin(), sender->stretches.end(), begin,
+                         [](const Stretch& each, int64_t time) { return each.end_ns <= time; });
+    for (; stretch != sender->stretches.end() && !pieces.done(); ++stretch) {
+      Class in = Class::kSendBlocked;
+      if (stretch->wait == nullptr) {
+        if (stretch->work == Class::kSystemCalls) in = Class::kSystemCalls;
+        if (stretch->work == Class::kReducing || stretch->work == Class::kCopying) {
+          in = Class::kLatePeer;  // does that first
+        }
+      }
+      pieces.Until(stretch->begin_ns, Class::kSendBlocked, from);
+      pieces.Until(stretch->end_ns, in, from);
+    }
+  }
+  pieces.Until(end, Class::kSendBlocked, from);
+}
+
 void Attribution::ClassifyTransit(int from, int to, uint64_t number, int64_t begin, int64_t end,
                                   int64_t there, std::vector<Interval>& out) const {
   const bool tcp = trace_.tcp(to);
@@ -194,7 +304,9 @@ void Attribution::ClassifyTransit(int from, int to, uint64_t number, int64_t beg
   pieces.Until(there, wire, peer);
   if (pieces.done()) return;
   const Doing* const sender = trace_.Find(from, number);
-  if (sender != nullptr && sender->receiver_not_ready > 0) {
+  // The count is of all peers: what took less than the timer was not told to come again.
+  if (sender != nullptr && sender->receiver_not_ready > 0 &&
+      end - there >= trace_.ReceiverNotReadyTimer(to) / 2) {
     return pieces.Until(end, Class::kReceiverNotReady, to);
   }
   if (sender != nullptr && sender->retransmits > 0) return pieces.Until(end, wire, peer);

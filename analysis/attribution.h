@@ -8,10 +8,17 @@
 //       P itself waits for |    queue full          |    not ready            |
 //
 // What P itself waits for is followed from rank to rank to its cause: who works on, or has not
-// begun, is the late peer. Over TCP the middle is send blocked and receive wait.
+// begun, is the late peer. Over TCP the middle is P's system calls or send blocked, then receive
+// wait.
+//
+// A full send queue delays every write that stands in line, but what follows them only once. So it
+// is told by what would have been: each rank's time line is taken to run ahead by what queues have
+// cost it and those it depended on so far, and a wait is charged with what is new, less what the
+// link itself takes for a write.
 #pragma once
 
 #include <map>
+#include <unordered_map>
 #include <utility>
 #include <vector>
 
@@ -35,18 +42,30 @@ class Attribution {
   void Explain(int rank, uint64_t number, int64_t begin, int64_t end, int depth,
                std::vector<Interval>& out) const;
   // [begin, end) of the wait of `rank`.
-  void Classify(int rank, const Doing& doing, const telemetry::Event& wait, int64_t begin,
-                int64_t end, int depth, std::vector<Interval>& out) const;
-  void ClassifyArrival(int rank, const Doing& doing, const telemetry::Event& wait, int64_t begin,
+  void Classify(int rank, const Doing& doing, const Stretch& stretch, int64_t begin, int64_t end,
+                int depth, std::vector<Interval>& out) const;
+  void ClassifyArrival(int rank, const Doing& doing, const Stretch& stretch, int64_t begin,
                        int64_t end, int depth, std::vector<Interval>& out) const;
+  // TCP: [begin, end) of a wait for a write that `from` has at hand and is sending.
+  void ClassifySending(int from, uint64_t number, int64_t begin, int64_t end,
+                       std::vector<Interval>& out) const;
   // [begin, end) on the wire from `from` to `to`; the write is there at `there`.
   void ClassifyTransit(int from, int to, uint64_t number, int64_t begin, int64_t end, int64_t there,
                        std::vector<Interval>& out) const;
+  // Charges each wait of operation `number` with what full send queues have cost it.
+  void ChargeQueues(uint64_t number);
+  // Whether the write stood in line for room in the send queue of `from`.
+  bool StoodInLine(int from, int to, uint64_t number, const Write& write) const;
+  // What the link takes for a write of about this size behind another: how far apart those came
+  // that one doorbell sent, as a rule; 0 when none did.
+  int64_t Pace(int from, int to, uint32_t bytes) const;
   // The quickest transit of a write of about this size.
   int64_t Transit(int from, int to, uint32_t bytes) const;
 
   const Trace& trace_;
   std::map<std::pair<int, int>, std::map<int, int64_t>> transit_;  // by pair and bits of size
+  std::map<std::pair<int, int>, std::map<int, int64_t>> pace_;     // likewise
+  std::unordered_map<const Stretch*, int64_t> queue_cost_;         // ns
 };
 
 }  // namespace gradwire::analysis

@@ -29,13 +29,15 @@ std::vector<int> ClocksOf(const std::vector<Recording>& ranks, int& count) {
   return clock;
 }
 
-// When each write to a peer was handed over, by its number.
-std::unordered_map<uint64_t, int64_t> Writes(const Recording& from, int to) {
-  std::unordered_map<uint64_t, int64_t> times;
+// When each write of a rank was handed over, by peer and number; one look at its events.
+using Writes = std::unordered_map<int, std::unordered_map<uint64_t, int64_t>>;
+
+Writes WritesOf(const Recording& from) {
+  Writes writes;
   for (const Event& event : from.events) {
-    if (event.kind == Kind::kWrite && event.peer == to) times[event.value] = event.begin_ns;
+    if (event.kind == Kind::kWrite) writes[event.peer][event.value] = event.begin_ns;
   }
-  return times;
+  return writes;
 }
 
 }  // namespace
@@ -55,6 +57,23 @@ std::vector<Alignment> AlignClocks(const std::vector<Recording>& ranks,
     auto& entry = bound[static_cast<size_t>(a)][static_cast<size_t>(b)];
     entry = std::min(entry, most);
   };
+  std::map<int, size_t> place;  // by rank
+  for (size_t i = 0; i < ranks.size(); ++i) place[ranks[i].facts.rank] = i;
+  std::vector<Writes> written;
+  for (const Recording& each : ranks) written.push_back(WritesOf(each));
+  for (size_t k = 0; k < ranks.size(); ++k) {
+    // A write of i's that arrived at k: its time by i's clock is not after that by k's.
+    for (const Event& event : ranks[k].events) {
+      if (event.kind != Kind::kArrived) continue;
+      const auto from = place.find(event.peer);
+      if (from == place.end() || clock[from->second] == clock[k]) continue;
+      const auto writes = written[from->second].find(ranks[k].facts.rank);
+      if (writes == written[from->second].end()) continue;
+      const auto write = writes->second.find(event.value);
+      if (write == writes->second.end()) continue;
+      limit(clock[from->second], clock[k], event.begin_ns - write->second);
+    }
+  }
   for (size_t i = 0; i < ranks.size(); ++i) {
     for (size_t k = 0; k < ranks.size(); ++k) {
       if (clock[i] == clock[k]) continue;
@@ -62,13 +81,6 @@ std::vector<Alignment> AlignClocks(const std::vector<Recording>& ranks,
       if (mine.clock_error_ns >= 0 && theirs.clock_error_ns >= 0) {
         const int64_t error = mine.clock_error_ns + theirs.clock_error_ns;
         limit(clock[i], clock[k], mine.clock_offset_ns - theirs.clock_offset_ns + error);
-      }
-      // A write of i's that arrived at k: its time by i's clock is not after that by k's.
-      const auto written = Writes(ranks[i], theirs.rank);
-      for (const Event& event : ranks[k].events) {
-        if (event.kind != Kind::kArrived || event.peer != mine.rank) continue;
-        const auto write = written.find(event.value);
-        if (write != written.end()) limit(clock[i], clock[k], event.begin_ns - write->second);
       }
     }
   }

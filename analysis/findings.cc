@@ -6,8 +6,6 @@
 #include <array>
 #include <map>
 
-#include "analysis/median.h"
-
 namespace gradwire::analysis {
 namespace {
 
@@ -21,7 +19,7 @@ struct Sum {
   int64_t total_ns = 0;
   std::map<int, int64_t> by_rank;
   std::map<int, int64_t> by_peer;
-  std::vector<int64_t> per_operation;
+  int64_t with_loss_ns = 0;  // of operations in which packets were sent again
 };
 
 // The one with more than kDominates of the total; -1: none.
@@ -71,7 +69,23 @@ struct Words {
   std::string advice;
 };
 
-Words WordsOf(const Run& run, Class in, int rank, int peer) {
+// Whether --reduce-rate holds `rank` back; -1: any.
+bool Throttled(const Run& run, int rank) {
+  const std::string rate = Setting(run, rank, "reduce-rate");
+  const size_t colon = rate.find(':');
+  return rate != "0" && rate != "?" &&
+         (colon == std::string::npos || rank < 0 || rate.substr(0, colon) == std::to_string(rank));
+}
+
+// `lossy`: most of it is of operations in which packets were sent again.
+Words WordsOf(const Run& run, Class in, int rank, int peer, bool lossy) {
+  const bool tcp = run.ranks.front().transport == "tcp";
+  const uint64_t again = lossy ? Counter(run, "device_retransmits") : 0;
+  if (lossy && tcp && (in == Class::kSendBlocked || in == Class::kReceiveWait)) {
+    return {fmt::format("was the wait for packets that got lost: {} {} sent again", again,
+                        again == 1 ? "was" : "were"),
+            "Look for the loss; --tcp-loss makes it on purpose."};
+  }
   switch (in) {
     case Class::kPosting:
       return {fmt::format("went into handing writes to the device at {}", Who(rank)),
@@ -92,16 +106,14 @@ Words WordsOf(const Run& run, Class in, int rank, int peer) {
                           Counter(run, "device_receiver_not_ready"),
                           Setting(run, peer, "receive-depth")),
               "Post a receive for every credit (--receive-depth 0)."};
-    case Class::kWire: {
-      const uint64_t again = Counter(run, "device_retransmits");
-      if (again > 0) {
-        return {
-            fmt::format("was on the wire, where packets got lost: {} were sent again", again),
-            "Look for the loss (`gradwire devices --counters`); go-back-N sends all that follows "
-            "a lost packet again."};
+    case Class::kWire:
+      if (lossy) {
+        return {fmt::format("was on the wire, where packets got lost: {} {} sent again", again,
+                            again == 1 ? "was" : "were"),
+                "Look for the loss (`gradwire devices --counters`); go-back-N sends all that "
+                "follows a lost packet again."};
       }
       return {"was on the wire", "The link bounds it: fewer bytes, or a faster link."};
-    }
     case Class::kLatePeer:
       return {rank < 0 && peer < 0 ? "was the wait for whichever rank came late"
                                    : fmt::format("was the wait for {}, which came late",
@@ -109,7 +121,7 @@ Words WordsOf(const Run& run, Class in, int rank, int peer) {
               "Look at what it does before the collective."};
     case Class::kReducing:
       return {fmt::format("went into reducing at {}", Who(rank)),
-              Setting(run, rank, "reduce-rate") != "0"
+              Throttled(run, rank)
                   ? fmt::format("--reduce-rate {} slows it down on purpose.",
                                 Setting(run, rank, "reduce-rate"))
                   : "Smaller slices stay in the cache (--slice-bytes); a narrower type adds less."};
@@ -117,21 +129,27 @@ Words WordsOf(const Run& run, Class in, int rank, int peer) {
       return {fmt::format("went into copies at {}", Who(rank)),
               "Tensors from Communicator::Allocate need none."};
     case Class::kWakeUp:
-      if (run.ranks.front().transport == "rdma" && Setting(run, rank, "completion") == "polling") {
+      if (tcp) {
+        return {
+            fmt::format(
+                "was spent asleep or without a processor although bytes had come (--spin-us {})",
+                Setting(run, rank, "spin-us")),
+            "Poll longer before sleeping (--spin-us), or give each rank a core."};
+      }
+      if (Setting(run, rank, "completion") == "polling") {
         return {"was spent without a processor although the data were there (--completion polling)",
                 "Give each rank a core, or let it sleep (--completion adaptive)."};
       }
-      return {fmt::format("was spent asleep although the data were there ({})",
-                          run.ranks.front().transport == "tcp"
-                              ? fmt::format("--spin-us {}", Setting(run, rank, "spin-us"))
-                              : fmt::format("--completion {}", Setting(run, rank, "completion"))),
+      return {fmt::format("was spent asleep although the data were there (--completion {})",
+                          Setting(run, rank, "completion")),
               "Poll longer before sleeping (--spin-us, --completion polling), or give each rank a "
               "core."};
     case Class::kSendBlocked:
-      return {fmt::format("was a socket that took no more from {}", Who(rank)),
+      return {fmt::format("was a socket that took no more from {}", Who(peer)),
               "See why the receiver reads slowly; --socket-buffer-bytes lets more be on its way."};
     case Class::kReceiveWait:
-      return {"were bytes on their way through sockets", "RDMA would not pass through them."};
+      return {"went by while bytes were on their way through sockets",
+              "RDMA would not pass through them."};
     case Class::kSystemCalls:
       return {fmt::format("went into system calls that move bytes at {}", Who(rank)),
               "Larger slices make fewer (--slice-bytes); RDMA makes none."};
@@ -148,14 +166,13 @@ std::vector<Finding> FindingsOf(const Run& run) {
   std::array<Sum, kClassCount> sums;
   int64_t total = 0;
   for (const Operation& operation : run.operations) {
-    std::array<int64_t, kClassCount> here = {};
     const auto add = [&](int rank, const Interval& each) {
       const int64_t length = each.end_ns - each.begin_ns;
       Sum& sum = sums[static_cast<size_t>(each.in)];
       sum.total_ns += length;
       sum.by_rank[rank] += length;
       sum.by_peer[each.peer] += length;
-      here[static_cast<size_t>(each.in)] += length;
+      if (operation.retransmits > 0) sum.with_loss_ns += length;
       total += length;
     };
     for (const PathStep& step : operation.critical) add(step.rank, step.interval);
@@ -164,11 +181,12 @@ std::vector<Finding> FindingsOf(const Run& run) {
         for (const Interval& each : times.intervals) add(times.rank, each);
       }
     }
-    for (size_t i = 0; i < here.size(); ++i) sums[i].per_operation.push_back(here[i]);
   }
   std::vector<Finding> findings;
   if (total == 0) return findings;
   const bool path = !run.operations.front().critical.empty();
+  // Without a path every rank's time counts.
+  const auto parts = static_cast<int64_t>(run.operations.size() * (path ? 1 : run.ranks.size()));
   for (int i = 0; i < kClassCount; ++i) {
     Sum& sum = sums[static_cast<size_t>(i)];
     const double share = static_cast<double>(sum.total_ns) / static_cast<double>(total);
@@ -180,8 +198,9 @@ std::vector<Finding> FindingsOf(const Run& run) {
     // Who waits is many; who is waited for is one.
     if (finding.in == Class::kLatePeer && finding.peer >= 0) finding.rank = finding.peer;
     finding.share = share;
-    finding.ns_per_operation = Median(std::move(sum.per_operation));
-    const Words words = WordsOf(run, finding.in, finding.rank, finding.peer);
+    finding.ns_per_operation = sum.total_ns / parts;
+    const Words words =
+        WordsOf(run, finding.in, finding.rank, finding.peer, 2 * sum.with_loss_ns > sum.total_ns);
     finding.sentence = fmt::format("{:.0f} % of {} ({} per operation) {}.", 100 * share,
                                    path ? "the critical path" : "all ranks' time",
                                    Time(finding.ns_per_operation), words.because);

@@ -182,9 +182,11 @@ absl::Status Check(std::span<const Sample> samples, const FitOptions& options) {
   }
   if (samples.size() < 3 || sizes.size() < 2) {
     return FailedPrecondition(
-        "{} samples of {} sizes do not tell a message's price from a byte's; measure at least "
-        "three, of two sizes or more",
-        samples.size(), sizes.size());
+        "{} {} of {} {} cannot tell a message's price from a byte's; measure at least three, of "
+        "two "
+        "sizes or more",
+        samples.size(), samples.size() == 1 ? "sample" : "samples", sizes.size(),
+        sizes.size() == 1 ? "size" : "sizes");
   }
   return absl::OkStatus();
 }

@@ -7,10 +7,17 @@
 namespace gradwire::analysis {
 namespace {
 
-// "0, 2, 5" of ranks.
+// "0, 2, 5..63" of ranks in order.
 std::string List(const std::vector<int>& ranks) {
   std::string text;
-  for (const int rank : ranks) text += fmt::format("{}{}", text.empty() ? "" : ", ", rank);
+  for (size_t i = 0; i < ranks.size();) {
+    size_t last = i;
+    while (last + 1 < ranks.size() && ranks[last + 1] == ranks[last] + 1) ++last;
+    if (!text.empty()) text += ", ";
+    text +=
+        last - i < 2 ? fmt::format("{}", ranks[i]) : fmt::format("{}..{}", ranks[i], ranks[last]);
+    i = last - i < 2 ? i + 1 : last + 1;
+  }
   return text;
 }
 

@@ -1,5 +1,7 @@
 #include "analysis/result.h"
 
+#include <fmt/format.h>
+
 namespace gradwire::analysis {
 namespace {
 
@@ -11,8 +13,7 @@ struct ClassText {
 
 // In the order of Class.
 constexpr std::array<ClassText, kClassCount> kTexts = {{
-    {"posting", "posting",
-     "Handing writes to the device and ringing its doorbell; over TCP, queueing them."},
+    {"posting", "posting", "Handing writes to the device and ringing its doorbell."},
     {"send_queue_full", "send queue full",
      "A write was ready, but the send queue had no room for it."},
     {"no_credit", "no credit",
@@ -24,10 +25,12 @@ constexpr std::array<ClassText, kClassCount> kTexts = {{
      "The peer had not begun yet, or was still working on what this rank waits for."},
     {"reducing", "reducing", "Adding up what arrived with what is here."},
     {"copying", "copying", "Moving bytes from one place in memory to another."},
-    {"wake_up", "wake-up", "What was waited for was there already, but the thread was asleep."},
+    {"wake_up", "wake-up",
+     "What was waited for was there already, but the thread was asleep or not scheduled."},
     {"send_blocked", "send blocked", "Bytes were ready, but the TCP socket took no more of them."},
     {"receive_wait", "receive wait", "Bytes were in TCP sockets or between two machines."},
-    {"system_calls", "system calls", "Inside send, recv and epoll_wait."},
+    {"system_calls", "system calls",
+     "Inside sendmsg and recvmsg, here or at the rank that is waited for."},
     {"other", "other", "Between all of these: bookkeeping of Gradwire's own."},
 }};
 
@@ -40,6 +43,14 @@ std::string_view NameOf(Class value) { return TextOf(value).name; }
 std::string_view LabelOf(Class value) { return TextOf(value).label; }
 
 std::string_view DescriptionOf(Class value) { return TextOf(value).description; }
+
+std::string Sentence(const StepSummary& steps) {
+  return fmt::format(
+      "{} {} of training took {:.3g} ms each, the median of the slowest ranks'; for {:.0f} % of "
+      "their time ranks stood still for collectives.",
+      steps.count, steps.count == 1 ? "step" : "steps", static_cast<double>(steps.median_ns) / 1e6,
+      100 * steps.held);
+}
 
 std::optional<Class> ClassNamed(std::string_view name) {
   for (int i = 0; i < kClassCount; ++i) {

@@ -19,7 +19,7 @@ namespace gradwire::analysis {
 
 // Where time goes. A rank is in one at any moment of an operation.
 enum class Class : uint8_t {
-  kPosting,           // handing writes to the device: doorbells; over TCP queueing them
+  kPosting,           // handing writes to the device: doorbells
   kSendQueueFull,     // a write was ready, but the send queue had no room
   kNoCredit,          // a write was ready, but the receiver had not given a slot back
   kReceiverNotReady,  // a write was on its way again and again, for want of a posted receive
@@ -30,7 +30,7 @@ enum class Class : uint8_t {
   kWakeUp,       // what was waited for was there, but the thread slept still
   kSendBlocked,  // TCP: bytes were ready, but the socket took no more
   kReceiveWait,  // TCP: bytes were in sockets or on the wire
-  kSystemCalls,  // TCP: in send, recv and epoll_wait
+  kSystemCalls,  // TCP: in calls that move bytes, of this rank or the one waited for
   kOther,        // between all of these: bookkeeping of our own
 };
 inline constexpr int kClassCount = 13;
@@ -70,6 +70,7 @@ struct Operation {
   std::string kind;              // "all_reduce"
   std::string what;              // "all_reduce of 262144 float, sum"
   uint64_t bytes = 0;            // of the larger tensor
+  uint64_t retransmits = 0;      // packets that ranks sent again meanwhile
   std::vector<RankTimes> ranks;  // those that recorded it, by rank
   std::vector<PathStep>
       critical;  // first begin (or the last end before) to last end; empty when a rank is missing
@@ -84,6 +85,25 @@ struct Flow {
   uint32_t bytes = 0;
   uint64_t operation = 0;
 };
+
+// One step of training on one rank. Its collectives may run in another thread meanwhile.
+struct StepTimes {
+  int rank = -1;
+  uint64_t number = 0;
+  int64_t begin_ns = 0;
+  int64_t end_ns = 0;
+  int64_t held_ns = 0;  // of that: the thread that trains stood still for collectives
+};
+
+// All steps of a run.
+struct StepSummary {
+  size_t count = 0;       // of the rank with most
+  int64_t median_ns = 0;  // of one step, by the slowest rank
+  double held = 0;        // part of all ranks' steps in which they stood still, 0..1
+};
+
+// What it says of a run.
+std::string Sentence(const StepSummary& steps);
 
 struct RankInfo {
   int rank = -1;
@@ -103,7 +123,7 @@ struct Finding {
   int rank = -1;                 // which rank spends the time
   int peer = -1;                 // for whom, when it waits
   double share = 0;              // of the critical paths of all operations, 0..1
-  int64_t ns_per_operation = 0;  // median over operations
+  int64_t ns_per_operation = 0;  // mean
   std::string sentence;          // "32 % of ... because ..."
   std::string advice;            // the setting to change, or empty
 };
@@ -148,7 +168,9 @@ struct Run {
   int world_size = 0;
   std::vector<RankInfo> ranks;  // that were found
   std::vector<Operation> operations;
-  std::vector<Flow> flows;  // may be thinned out; see problems
+  std::vector<Flow> flows;                  // by posted_ns; may be thinned out, see problems
+  std::vector<StepTimes> steps;             // of all ranks, by begin
+  std::optional<StepSummary> step_summary;  // none: no step was recorded
   std::vector<Finding> findings;
   std::optional<Model> model;
   std::string model_note;             // without a model: why, and what to measure for one

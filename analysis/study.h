@@ -41,6 +41,7 @@ struct Study {
   std::vector<Chart> charts;
   std::vector<std::string> notes;     // what was refused, skipped or doubtful
   std::vector<std::string> commands;  // that reproduce it
+  std::vector<std::string> devices;   // what moved the bytes, as transports say it
   std::vector<Run> runs;              // analysed recordings worth a timeline; usually none or one
 };
 
@@ -48,6 +49,7 @@ struct Study {
 struct Report {
   std::string title;
   std::string summary;  // plain sentences
+  std::string machine;  // what the studies ran on, one line; empty: see the runs
   std::vector<Study> studies;
   std::vector<Run> runs;
 };

@@ -1,5 +1,7 @@
 #include "analysis/trace.h"
 
+#include <absl/strings/numbers.h>
+
 #include <algorithm>
 #include <set>
 
@@ -98,6 +100,18 @@ void Trace::Index(PerRank& rank, telemetry::Recording& recording) {
     doing = nullptr;
   };
   for (const Event& event : events) {
+    // Of another thread.
+    if (event.kind == Kind::kStep) {
+      rank.steps.push_back({me, event.value, event.begin_ns, event.end_ns, 0});
+      continue;
+    }
+    if (event.kind == Kind::kHeld) {
+      if (!rank.steps.empty() && event.begin_ns < rank.steps.back().end_ns) {
+        rank.steps.back().held_ns +=
+            std::min(event.end_ns, rank.steps.back().end_ns) - event.begin_ns;
+      }
+      continue;
+    }
     // Around an operation; what comes at its end closes it.
     if (doing != nullptr && event.begin_ns >= doing->end_ns && event.kind != Kind::kDevice)
       finish();
@@ -107,11 +121,14 @@ void Trace::Index(PerRank& rank, telemetry::Recording& recording) {
         continue;
       case Kind::kDevice:
         if (doing != nullptr && event.begin_ns >= doing->end_ns && device != nullptr) {
-          doing->receiver_not_ready = event.value - device->value;
-          doing->retransmits = event.bytes - device->bytes;
+          // Of connections that were closed meanwhile nothing is told any more.
+          if (event.value >= device->value) doing->receiver_not_ready = event.value - device->value;
+          if (event.bytes >= device->bytes) doing->retransmits = event.bytes - device->bytes;
           finish();
+          device = &event;
         }
-        device = &event;
+        // Readings may be some time old: what shows up late counts for the next operation.
+        if (device == nullptr) device = &event;
         continue;
       case Kind::kOperation:
         finish();
@@ -184,8 +201,37 @@ bool Trace::Immediate(int from, int to) const {
   if (a == ranks_.end() || b == ranks_.end()) return false;
   const auto &mine = a->second.recording->facts, &theirs = b->second.recording->facts;
   if (mine.machine.boot_id.empty() || mine.machine.boot_id != theirs.machine.boot_id) return false;
-  // Loopback TCP hands bytes to the receiving socket within the send.
-  return mine.transport == "tcp" || mine.memory_shared;
+  if (mine.transport != "tcp") return mine.memory_shared;
+  // Loopback TCP hands bytes to the receiving socket within the send, unless it paces as BBR does,
+  // or they are to get lost.
+  const auto says = [&mine](const char* name, std::initializer_list<std::string_view> values) {
+    const auto setting = mine.settings.find(name);
+    return setting == mine.settings.end() || std::ranges::count(values, setting->second) > 0;
+  };
+  return says("tcp-congestion", {"", "reno", "cubic"}) && says("tcp-loss", {"0"});
+}
+
+int64_t Trace::ReceiverNotReadyTimer(int rank) const {
+  const auto found = ranks_.find(rank);
+  if (found == ranks_.end()) return 0;
+  const auto& settings = found->second.recording->facts.settings;
+  const auto timer = settings.find("rnr-timer");
+  int code = 0;
+  if (timer == settings.end() || !absl::SimpleAtoi(timer->second, &code) || code < 0 || code > 31) {
+    return 0;
+  }
+  // InfiniBand Architecture Specification volume 1, section 9.7.5.2.8: 10 us times powers of two,
+  // odd codes one and a half times as much; 0 follows 31.
+  if (code == 1) return 10'000;
+  if (code == 0) code = 32;
+  const int64_t even = int64_t{10'000} << (code / 2);
+  return code % 2 == 0 ? even : even + even / 2;
+}
+
+const std::vector<StepTimes>& Trace::Steps(int rank) const {
+  static const auto* const none = new std::vector<StepTimes>;
+  const auto found = ranks_.find(rank);
+  return found == ranks_.end() ? *none : found->second.steps;
 }
 
 const std::vector<std::pair<int64_t, int64_t>>& Trace::Blocks(int rank) const {

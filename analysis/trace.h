@@ -68,6 +68,10 @@ class Trace {
   bool tcp(int rank) const;
   // Whether writes from `from` are in the memory of `to` as soon as they are posted or sent.
   bool Immediate(int from, int to) const;
+  // How long `rank` has its peers wait when it is not ready to receive, ns.
+  int64_t ReceiverNotReadyTimer(int rank) const;
+  // The steps of training that `rank` recorded, in order.
+  const std::vector<StepTimes>& Steps(int rank) const;
   // Moments when `rank` gave up the processor, in order: [begin, end).
   const std::vector<std::pair<int64_t, int64_t>>& Blocks(int rank) const;
   // Whether writes of `rank` to `peer` waited for room in the send queue within [begin, end).
@@ -78,6 +82,7 @@ class Trace {
     std::map<uint64_t, Doing> operations;
     std::vector<std::pair<int64_t, int64_t>> blocks;
     std::vector<std::pair<int64_t, int>> queue_full;  // when, for which peer
+    std::vector<StepTimes> steps;
     const telemetry::Recording* recording = nullptr;
   };
   void Index(PerRank& rank, telemetry::Recording& recording);

@@ -54,7 +54,9 @@ function axisTitles(svg, chart, width, height) {
 
 function yScale(chart, low, high, top, bottom) {
   if (!chart.log_y) {
-    const scale = d3.scale.linear().domain([Math.min(0, low), high || 1]).nice(5).range([bottom, top]);
+    // Shares that add up to 100 % but for rounding end there.
+    const most = chart.y_label === "%" && Math.abs(high - 100) < 1 ? 100 : high || 1;
+    const scale = d3.scale.linear().domain([Math.min(0, low), most]).nice(5).range([bottom, top]);
     return {scale, ticks: scale.ticks(5)};
   }
   const scale = d3.scale.log().domain([low / 1.15, high * 1.15]).range([bottom, top]);

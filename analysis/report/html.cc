@@ -39,7 +39,7 @@ Json PageData(const Report& report) {
   for (const Study& study : report.studies) count += study.runs.size();
   const Limits limits = LimitsFor(count);
 
-  Report rest{report.title, report.summary, {}, {}};
+  Report rest{report.title, report.summary, report.machine, {}, {}};
   for (const Study& study : report.studies) {
     rest.studies.push_back({study.name,
                             study.question,
@@ -48,6 +48,7 @@ Json PageData(const Report& report) {
                             study.charts,
                             study.notes,
                             study.commands,
+                            study.devices,
                             {}});
   }
   Json data = rest;

@@ -94,6 +94,18 @@ Json RankInfoJson(const RankInfo& info) {
           {"settings", info.settings}};
 }
 
+Json StepsJson(const Run& run) {
+  Columns columns({"rank", "number", "begin_ns", "end_ns", "held_ns"});
+  for (const StepTimes& step : run.steps) {
+    columns.Add({step.rank, step.number, step.begin_ns, step.end_ns, step.held_ns});
+  }
+  return {{"count", run.step_summary->count},
+          {"median_ns", run.step_summary->median_ns},
+          {"held", run.step_summary->held},
+          {"sentence", Sentence(*run.step_summary)},
+          {"times", columns.Take()}};
+}
+
 template <typename Item, typename Function>
 Json ArrayOf(const std::vector<Item>& items, Function function) {
   Json json = Json::array();
@@ -161,6 +173,7 @@ void to_json(Json& json, const Run& run) {
       {"ranks", ArrayOf(run.ranks, RankInfoJson)},
       {"totals", TallyOf(run)},
       {"findings", run.findings},
+      {"steps", run.step_summary ? StepsJson(run) : Json(nullptr)},
       {"model", run.model ? ToJson(*run.model) : Json(nullptr)},
       {"model_note", run.model_note},
       {"problems", run.problems},
@@ -191,6 +204,7 @@ void to_json(Json& json, const Study& study) {
           {"charts", study.charts},
           {"notes", study.notes},
           {"commands", study.commands},
+          {"devices", study.devices},
           {"runs", study.runs}};
 }
 
@@ -202,10 +216,10 @@ void to_json(Json& json, const Report& report) {
                        {"label", LabelOf(value)},
                        {"description", DescriptionOf(value)}});
   }
-  json = {
-      {"format", "gradwire report"}, {"version", kJsonVersion},   {"classes", std::move(classes)},
-      {"title", report.title},       {"summary", report.summary}, {"studies", report.studies},
-      {"runs", report.runs}};
+  json = {{"format", "gradwire report"},   {"version", kJsonVersion},
+          {"classes", std::move(classes)}, {"title", report.title},
+          {"summary", report.summary},     {"machine", report.machine},
+          {"studies", report.studies},     {"runs", report.runs}};
 }
 
 std::string Dump(const Json& json) {

@@ -90,6 +90,7 @@ function runArticle(run, level) {
   const heading = (text, id) => element(`h${level}`, {id}, text);
   const sub = (text) => element(`h${level + 1}`, {}, text);
   const parts = [heading(run.name, run.id), runFacts(run),
+    run.steps ? paragraphs(run.steps.sentence, {class: "steps"}) : null,
     list("Read with care", run.problems, "problem")];
   if (run.totals.ranks.length) {
     let timeline = null;
@@ -141,6 +142,7 @@ function studyArticle(study) {
     study.table.columns.length
       ? table(study.table.columns, study.table.rows, `Table of ${study.name}`) : null,
     list("Notes", study.notes, "notes"),
+    list("Measured with", study.devices, "notes"),
     study.commands.length
       ? [element("h4", {}, "To reproduce"), ...commandList(study.commands)] : null,
     study.runs.map((run) => runArticle(run, 3)));
@@ -174,7 +176,8 @@ function buildPage() {
     for (const run of study.runs) run.id = freshId("run");
   }
   document.getElementById("masthead").append(element("p", {class: "kicker"}, "Gradwire report"),
-    element("h1", {}, report.title), ...paragraphs(report.summary, {class: "summary"}));
+    element("h1", {}, report.title), ...paragraphs(report.summary, {class: "summary"}),
+    ...paragraphs(report.machine, {class: "machine"}));
   document.getElementById("contents").append(...contents());
   document.getElementById("main").append(...[findingsSection(), answersSection(),
     ...report.studies.map(studyArticle), ...report.runs.map((run) => runArticle(run, 2)),

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <map>
+#include <numeric>
 
 #include "analysis/median.h"
 
@@ -58,7 +59,9 @@ RunTally TallyOf(const Run& run) {
       sums.kinds[found->second].tally.Add(duration, times.total_ns);
     }
     if (!operation.critical.empty()) {
-      sums.critical.Add(durations.back(), CriticalTimes(operation));
+      // A path may begin after the operation did: where the one before ended.
+      const ClassTimes times = CriticalTimes(operation);
+      sums.critical.Add(std::accumulate(times.begin(), times.end(), int64_t{0}), times);
     }
   }
   for (const auto& [rank, tally] : ranks) sums.ranks.push_back({rank, tally});

@@ -277,6 +277,7 @@ std::string FormatRun(const Run& run, const TextOptions& wanted) {
                        run.world_size == 1 ? "" : "s", Time(static_cast<double>(sums.median_ns))),
            options.width, "");
   text += Kinds(sums, options.width);
+  if (run.step_summary) text += Wrap(Sentence(*run.step_summary), options.width, "");
 
   std::vector<Column> columns;
   if (sums.critical.operations > 0) columns.push_back({"critical path", &sums.critical});
@@ -314,6 +315,7 @@ std::string FormatStudy(const Study& study, const TextOptions& wanted) {
     text += FormatTable(study.table, options.width);
   }
   text += List("Notes", study.notes, options.width);
+  text += List("Measured with", study.devices, options.width);
   if (!study.commands.empty()) {
     text += "\nTo reproduce\n";
     for (const std::string& command : study.commands) {

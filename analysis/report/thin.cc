@@ -93,6 +93,7 @@ Operation WithoutDetail(const Operation& operation) {
                   .kind = operation.kind,
                   .what = operation.what,
                   .bytes = operation.bytes,
+                  .retransmits = operation.retransmits,
                   .ranks = {},
                   .critical = {}};
   for (const RankTimes& times : operation.ranks) {
@@ -143,6 +144,8 @@ Thinned Thin(const Run& run, const Limits& limits) {
             .ranks = run.ranks,
             .operations = {},
             .flows = {},
+            .steps = {},  // summed up
+            .step_summary = run.step_summary,
             .findings = run.findings,
             .model = run.model,
             .model_note = run.model_note,
@@ -179,7 +182,7 @@ Thinned Thin(const Run& run, const Limits& limits) {
   if (is_full) {
     thinned.left_out.push_back(
         fmt::format("Timelines are here of the median operation and the {} slowest of {}; the "
-                    "Chrome trace and the CSV files have all.",
+                    "Chrome trace and the CSV files of `gradwire analyze` have all.",
                     in_detail.size() - 1, order.size()));
   }
   if (coarsest > 0) {

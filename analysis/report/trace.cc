@@ -16,6 +16,7 @@ namespace {
 constexpr int kClassesThread = 1;
 constexpr int kOperationsThread = 2;
 constexpr int kCriticalThread = 3;
+constexpr int kStepsThread = 4;
 constexpr size_t kFlushBytes = 1 << 20;
 
 // The format's times are microseconds; three decimals keep the nanoseconds.
@@ -65,12 +66,14 @@ absl::Status AddNames(TraceFile& trace, const Run& run) {
   };
   const std::pair<int, const char*> threads[] = {{kClassesThread, "where the time goes"},
                                                  {kOperationsThread, "operations"},
-                                                 {kCriticalThread, "critical path"}};
+                                                 {kCriticalThread, "critical path"},
+                                                 {kStepsThread, "steps of training"}};
   for (const RankInfo& info : run.ranks) {
     const std::string name = fmt::format("rank {} ({}, {})", info.rank, info.host, info.transport);
     GW_RETURN_IF_ERROR(add(info.rank, 0, "process_name", {{"name", name}}));
     GW_RETURN_IF_ERROR(add(info.rank, 0, "process_sort_index", {{"sort_index", info.rank}}));
     for (const auto& [tid, label] : threads) {
+      if (tid == kStepsThread && run.steps.empty()) continue;
       GW_RETURN_IF_ERROR(add(info.rank, tid, "thread_name", {{"name", label}}));
       GW_RETURN_IF_ERROR(add(info.rank, tid, "thread_sort_index", {{"sort_index", tid}}));
     }
@@ -127,6 +130,12 @@ absl::Status WriteTrace(const Run& run, const std::filesystem::path& path) {
   GW_RETURN_IF_ERROR(AddNames(trace, run));
   for (const Operation& operation : run.operations) {
     GW_RETURN_IF_ERROR(AddOperation(trace, operation));
+  }
+  for (const StepTimes& step : run.steps) {
+    GW_RETURN_IF_ERROR(trace.Add(fmt::format(
+        R"("ph":"X","cat":"step","name":"step {}","pid":{},"tid":{},"ts":{},"dur":{},"args":{{"stood still us":{}}})",
+        step.number, step.rank, kStepsThread, Micros(step.begin_ns),
+        Micros(step.end_ns - step.begin_ns), Micros(step.held_ns))));
   }
   size_t id = 0;
   for (const Flow& flow : run.flows) GW_RETURN_IF_ERROR(AddFlow(trace, flow, ++id));

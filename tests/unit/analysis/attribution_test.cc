@@ -3,6 +3,9 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
+#include <set>
+
+#include "analysis/report/tally.h"
 #include "tests/unit/analysis/script.h"
 #include "tests/unit/training/temporary_folder.h"
 
@@ -116,6 +119,44 @@ TEST(Attribution, AFullSendQueueIsToldFromALongChain) {
   EXPECT_THAT(run.findings[0].advice, HasSubstr("--queue-depth"));
 }
 
+// What stands in line is late all together: only the first wait is longer for it.
+TEST(Attribution, OneStallOfTheSendQueueIsChargedOnce) {
+  Script script(2, "rdma");
+  script.Operation(0, 0, 400);
+  script.Operation(1, 0, 400);
+  script.Add(1, Kind::kQueueFull, 10, 10, 0);
+  // Three writes stood in line from 10 to 70; rank 0 was busy until 100.
+  double now = 100;
+  for (const uint64_t i : {0, 1, 2}) {
+    const double taken = 160 + 5 * static_cast<double>(i);
+    script.Write(1, 0, 10, 70, 72, taken, i);
+    script.Wait(0, now, taken, 1, i);
+    now = taken;
+  }
+  // 60 us they were late; of those the link takes 5 us for a write behind another.
+  EXPECT_DOUBLE_EQ(Us(Analysed(script), 0, Class::kSendQueueFull), 55);
+}
+
+// A queue of two with a round trip of 100 us: each pair waits for the one before.
+TEST(Attribution, EachRoundTripOfAShortQueueIsCharged) {
+  Script script(2, "rdma");
+  script.Operation(0, 0, 500);
+  script.Operation(1, 0, 500);
+  script.Add(1, Kind::kQueueFull, 1, 1, 0);
+  double taken = 0;
+  for (const uint64_t pair : {0, 1, 2}) {
+    const double posted = 100 * static_cast<double>(pair);
+    for (const uint64_t i : {0, 1}) {
+      script.Write(1, 0, 0, posted, posted, posted + 50, 2 * pair + i);
+      if (i == 0) script.Wait(0, taken, posted + 50, 1, 2 * pair);  // the other comes with it
+      taken = posted + 50;
+    }
+  }
+  const auto run = Analysed(script);
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kSendQueueFull), 200);
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kWire), 50);
+}
+
 TEST(Attribution, AWriteWithoutACreditIsToldAtBothEnds) {
   Script script = Waiting(60, 60, 62, 90);
   script.Wait(1, 5, 60, 0, 0, Need::kCredit);
@@ -131,17 +172,25 @@ TEST(Attribution, AWriteWithoutACreditIsToldAtBothEnds) {
   EXPECT_DOUBLE_EQ(Us(run, 0, Class::kNoCredit), 55);
 }
 
-TEST(Attribution, AReceiverThatWasNotReadyIsNamed) {
+// Two operations of two ranks; in the second, at 1000 us, rank 1 received a NAK. In the first a
+// write of rank 1 takes 5 us on the wire.
+Script WithANak(const std::string& timer = "") {
   Script script(2, "rdma");
   for (const int rank : {0, 1}) {
+    if (!timer.empty()) script.rank(rank).facts.settings["rnr-timer"] = timer;
     script.Operation(rank, 0, 100, 1);
     script.Add(rank, Kind::kDevice, 1000, 1000, -1, 0);
     script.Operation(rank, 1000, 2000, 2);
     script.Add(rank, Kind::kDevice, 2000, 2000, -1, rank == 1 ? 1 : 0);
   }
-  // Usually 5 us on the wire, this time a NAK and a timer more.
   script.Wait(0, 0, 16, 1, 0);
   script.Write(1, 0, 10, 10, 11, 16, 0);
+  return script;
+}
+
+TEST(Attribution, AReceiverThatWasNotReadyIsNamed) {
+  Script script = WithANak();
+  // A NAK and a timer more.
   script.Wait(0, 1000, 1676, 1, 1);
   script.Write(1, 0, 1010, 1010, 1011, 1676, 1);
   const auto run = Analysed(script);
@@ -150,6 +199,16 @@ TEST(Attribution, AReceiverThatWasNotReadyIsNamed) {
   EXPECT_EQ(late[static_cast<size_t>(Class::kWire)], 6'000);
   EXPECT_EQ(run.findings[0].in, Class::kReceiverNotReady);
   EXPECT_EQ(run.operations[0].ranks[0].total_ns[static_cast<size_t>(Class::kReceiverNotReady)], 0);
+}
+
+TEST(Attribution, WhatTookLessThanTheTimerWasNotToldToComeAgain) {
+  Script script = WithANak("12");  // 0.64 ms
+  script.Wait(0, 1000, 1216, 1, 1);
+  script.Write(1, 0, 1010, 1010, 1011, 1216, 1);
+  const auto run = Analysed(script);
+  const auto& times = run.operations[1].ranks[0].total_ns;
+  EXPECT_EQ(times[static_cast<size_t>(Class::kReceiverNotReady)], 0);
+  EXPECT_EQ(times[static_cast<size_t>(Class::kWire)], 206'000);
 }
 
 TEST(Attribution, WakeUpIsWhatWasSleptThroughAfterTheDataWereThere) {
@@ -184,6 +243,84 @@ TEST(Attribution, TcpHasClassesOfItsOwn) {
   EXPECT_DOUBLE_EQ(Us(run, 0, Class::kSendBlocked), 40);
   EXPECT_DOUBLE_EQ(Us(run, 0, Class::kReceiveWait), 36);
   EXPECT_DOUBLE_EQ(Us(run, 0, Class::kSystemCalls), 4);
+}
+
+// The peer's calls that move the bytes are no blocked socket, and what it does first is its own.
+TEST(Attribution, SendingIsToldByWhatTheSenderDoes) {
+  Script script = Waiting(10, 0, 50, 52, "tcp");
+  script.Add(1, Kind::kReduce, 10, 20, -1, 0, 4096);
+  script.Add(1, Kind::kSystemCall, 20, 45, 0, 0, 4096, 0);
+  const auto run = Analysed(script);
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kLatePeer), 20);
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kSystemCalls), 25);
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kSendBlocked), 5);
+  // Within a host the bytes are there; unless they are paced, and wait in the sender's socket.
+  EXPECT_DOUBLE_EQ(Us(run, 0, Class::kWakeUp), 2);
+  for (const int rank : {0, 1}) script.rank(rank).facts.settings["tcp-congestion"] = "bbr";
+  EXPECT_DOUBLE_EQ(Us(Analysed(script), 0, Class::kReceiveWait), 2);
+}
+
+// The paths of operations that overlap add up to their own lengths.
+TEST(Attribution, SharesOfTheCriticalPathAddUp) {
+  Script script(2, "rdma");
+  script.Operation(0, 0, 100, 1);
+  script.Operation(1, 0, 120, 1);
+  script.Operation(0, 101, 200, 2);
+  script.Operation(1, 121, 200, 2);
+  const TemporaryFolder folder;
+  const auto run = script.Analysed(folder.path());
+  ASSERT_TRUE(run.ok()) << run.status();
+  // The second path begins where the first ended, after its own first rank's begin.
+  EXPECT_GT(run->operations[1].critical.front().interval.begin_ns,
+            run->operations[1].ranks[0].begin_ns);
+  const RunTally sums = TallyOf(*run);
+  double all = 0;
+  for (int i = 0; i < kClassCount; ++i) all += sums.critical.Share(static_cast<Class>(i));
+  EXPECT_NEAR(all, 1, 1e-9);
+}
+
+TEST(Steps, TellHowLongRanksStoodStill) {
+  Script script(2, "rdma");
+  for (const int rank : {0, 1}) {
+    for (const uint64_t step : {0, 1}) {
+      const double begin = 1000 * static_cast<double>(step);
+      script.Operation(rank, begin + 100, begin + 300, step + 1);
+      script.Add(rank, Kind::kHeld, begin + 200, begin + 300);
+      script.Add(rank, Kind::kStep, begin, begin + 400 + 100 * rank, -1, step);
+    }
+  }
+  const auto run = Analysed(script);
+  ASSERT_TRUE(run.step_summary.has_value());
+  EXPECT_EQ(run.step_summary->count, 2u);
+  EXPECT_EQ(run.step_summary->median_ns, 500'000);
+  EXPECT_NEAR(run.step_summary->held, 400.0 / 1800, 1e-9);
+  EXPECT_THAT(Sentence(*run.step_summary), HasSubstr("for 22 % of their time"));
+  // They are no part of the operations.
+  EXPECT_EQ(run.operations.size(), 2u);
+  EXPECT_EQ(run.operations[0].ranks[0].end_ns - run.operations[0].ranks[0].begin_ns, 200'000);
+}
+
+TEST(Flows, AreThinnedEvenlyOverTimeAndPairs) {
+  Script script(2, "rdma");
+  script.Operation(0, 0, 1000);
+  script.Operation(1, 0, 1000);
+  for (uint64_t i = 0; i < 100; ++i) {
+    const double at = 10 * static_cast<double>(i);
+    script.Write(0, 1, at, at + 2, at + 3, at + 5, i);
+    script.Write(1, 0, at + 1, at + 3, at + 4, at + 6, i);
+  }
+  const TemporaryFolder folder;
+  ASSERT_EQ(script.Save(folder.path()), absl::OkStatus());
+  AnalyseOptions options;
+  options.flows = 11;
+  const auto run = Analyse(folder.path(), options);
+  ASSERT_TRUE(run.ok());
+  ASSERT_EQ(run->flows.size(), 11u);
+  std::set<int> senders;
+  for (const Flow& flow : run->flows) senders.insert(flow.from);
+  EXPECT_EQ(senders, (std::set<int>{0, 1}));
+  EXPECT_GT(run->flows.back().posted_ns, 800'000);
+  EXPECT_EQ(run->flows.front().posted_ns % 10'000, 2'100);  // of the doorbell; 0.1 us before all
 }
 
 TEST(Attribution, WritesAreWaitedForToTheirEnd) {

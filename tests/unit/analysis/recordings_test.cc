@@ -1,9 +1,12 @@
 // Files that are missing, foreign, cut off, damaged, of another version or of another run: said in
 // a sentence each, and what is left is analysed still.
+#include "analysis/recordings.h"
+
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 
 #include <fstream>
+#include <functional>
 
 #include "tests/unit/analysis/script.h"
 #include "tests/unit/training/temporary_folder.h"
@@ -84,7 +87,9 @@ TEST(Recordings, ThatCannotBeReadAreLeftOutWithTheReason) {
   EXPECT_THAT(problem("PK" + whole.substr(2)), HasSubstr("no recording"));
   std::string other = whole;
   other[8] = 9;
-  EXPECT_THAT(problem(other), AllOf(HasSubstr("version 9"), HasSubstr("reads 2")));
+  EXPECT_THAT(problem(other),
+              AllOf(HasSubstr("version 9"),
+                    HasSubstr(fmt::format("reads {}", telemetry::kRecordingVersion))));
   // Any one byte of the content.
   for (size_t at = 32; at < whole.size(); at += 13) {
     std::string damaged = whole;
@@ -123,6 +128,41 @@ TEST(Recordings, WithEventsThatCannotBeAreRefused) {
   EXPECT_TRUE(refused({10, 20, 0, 0, 2, static_cast<Kind>(200), 0}));
 }
 
+TEST(Recordings, WithNumbersThatCannotBeAreRefused) {
+  const auto refusal = [](const std::function<void(telemetry::Recording&)>& spoil) {
+    const TemporaryFolder folder;
+    Script script(1, "tcp");
+    script.Operation(0, 0, 100);
+    spoil(script.rank(0));
+    EXPECT_TRUE(script.Save(folder.path()).ok());
+    return Message(Analyse(folder.path(), {}).status());
+  };
+  const auto offset = [](int64_t ns) {
+    return [ns](telemetry::Recording& rank) { rank.facts.clock_offset_ns = ns; };
+  };
+  EXPECT_THAT(refusal(offset(INT64_MAX)), HasSubstr("its clock is off by 9223372036854775807 ns"));
+  EXPECT_THAT(refusal(offset(INT64_MIN)), HasSubstr("its clock is off"));
+  EXPECT_THAT(refusal([](auto& rank) { rank.facts.clock_error_ns = -2; }),
+              HasSubstr("its clock is off"));
+  EXPECT_THAT(refusal([](auto& rank) { rank.events.back().end_ns = INT64_MAX; }),
+              HasSubstr("event 1 of 2 cannot be"));
+  // More elements than any memory has: the operation is not known.
+  EXPECT_THAT(refusal([](auto& rank) { rank.events[0].value = uint64_t{1} << 62; }),
+              HasSubstr("no operation was recorded"));
+}
+
+TEST(Recordings, ListManyMissingRanksAsRanges) {
+  const TemporaryFolder folder;
+  Script script(40, "tcp");
+  ASSERT_TRUE(script.Save(folder.path()).ok());
+  for (const int rank : {3, 5, 7, 8, 9, 10, 39}) {
+    std::filesystem::remove(folder.path() / telemetry::RecordingName(rank));
+  }
+  const auto read = ReadRecordings(folder.path());
+  ASSERT_TRUE(read.ok()) << read.status();
+  EXPECT_THAT(read->problems, ElementsAre(HasSubstr("Of 40 ranks, 3, 5, 7..10, 39 are missing")));
+}
+
 TEST(Recordings, OfStrangeOperationsAreAnalysedWithoutThem) {
   const TemporaryFolder folder;
   Script script = ThreeRanks();
@@ -133,8 +173,8 @@ TEST(Recordings, OfStrangeOperationsAreAnalysedWithoutThem) {
   const auto run = script.Analysed(folder.path());
   ASSERT_TRUE(run.ok());
   EXPECT_EQ(run->operations.size(), 1u);
-  EXPECT_THAT(run->problems, ElementsAre(HasSubstr("1 operations are of a kind"),
-                                         HasSubstr("1 operations were kept by some")));
+  EXPECT_THAT(run->problems, ElementsAre(HasSubstr("1 operation is of a kind"),
+                                         HasSubstr("1 operation was kept by some")));
 }
 
 }  // namespace
