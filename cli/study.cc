@@ -9,11 +9,13 @@
 
 #include "analysis/report/html.h"
 #include "analysis/report/json.h"
+#include "analysis/report/layout.h"
 #include "analysis/report/text.h"
 #include "bench/study/plan.h"
 #include "bench/study/runner.h"
 #include "cli/command.h"
 #include "cli/doctor_command.h"
+#include "transport/machine.h"
 
 namespace gradwire::cli {
 namespace {
@@ -28,19 +30,21 @@ struct StudyCommand {
   bool list = false;
 
   int Run();
-  absl::StatusOr<analysis::Report> Measure(const std::vector<const bench::StudyPlan*>& plans);
+  // Those that failed are told, and stand in the report with the reason.
+  absl::StatusOr<analysis::Report> Measure(const std::vector<const bench::StudyPlan*>& plans,
+                                           int& failed);
 };
 
 std::string Footer() {
   std::string text = "Studies:\n";
   for (const bench::StudyPlan& plan : bench::AllStudies()) {
-    text += fmt::format("  {:<17} {}\n", plan.name, plan.question);
+    text += analysis::Wrap(plan.question, 80, fmt::format("  {:<17} ", plan.name));
   }
   return text + "Example: gradwire study all --out study   # study/report.html";
 }
 
 absl::StatusOr<analysis::Report> StudyCommand::Measure(
-    const std::vector<const bench::StudyPlan*>& plans) {
+    const std::vector<const bench::StudyPlan*>& plans, int& failed) {
   std::error_code error;
   std::filesystem::create_directories(out, error);
   if (error) return ErrnoError(error.value(), "--out: cannot make the folder {}", out);
@@ -73,7 +77,15 @@ absl::StatusOr<analysis::Report> StudyCommand::Measure(
     };
     absl::StatusOr<analysis::Study> study = bench::RunStudy(*plan, options);
     if (terminal) fmt::print(stderr, "\r\033[K");
-    if (!study.ok()) return study.status();
+    if (!study.ok()) {
+      ++failed;
+      const absl::Status why = study.status();
+      ReportError(why);
+      study = analysis::Study{};
+      study->name = plan->name;
+      study->question = plan->question;
+      study->answer = fmt::format("It failed: {}.", Message(why));
+    }
     std::fputs(analysis::FormatStudy(*study, {.colored = isatty(STDOUT_FILENO) != 0}).c_str(),
                stdout);
     std::fflush(stdout);
@@ -101,19 +113,24 @@ int StudyCommand::Run() {
   if (plans.empty()) {
     return ReportError(InvalidArgument("which study? `gradwire study --list` names them"));
   }
-  absl::StatusOr<analysis::Report> report = Measure(plans);
+  int failed = 0;
+  absl::StatusOr<analysis::Report> report = Measure(plans, failed);
   if (!report.ok()) return ReportError(report.status());
   const size_t count = report->studies.size();
-  report->summary =
-      fmt::format("{} {} of all-reduce on this machine, each configuration {} {}, interleaved.",
-                  count, count == 1 ? "study" : "studies", quick ? 1 : rounds,
-                  quick || rounds == 1 ? "time" : "times");
+  report->summary = fmt::format(
+      "{} {} on this machine. Where configurations are compared they take turns, {} {} "
+      "each.",
+      count, count == 1 ? "study" : "studies", quick ? 1 : rounds,
+      quick || rounds == 1 ? "time" : "times");
+  const Machine machine = ThisMachine();
+  report->machine = fmt::format("{}, {} {}, {}; {}", machine.cpu, machine.cores,
+                                machine.cores == 1 ? "core" : "cores", machine.kernel, UtcNow());
   const auto path = std::filesystem::path(out) / "report.html";
   absl::Status written = analysis::WriteHtml(*report, path);
   if (written.ok() && !json.empty()) written = analysis::WriteJson(*report, json);
   if (!written.ok()) return ReportError(written);
   fmt::print("Wrote {}\n", path.string());
-  return kDone;
+  return failed > 0 ? kFailed : kDone;
 }
 
 }  // namespace

@@ -18,7 +18,7 @@ struct StudyOptions;
 struct StudyPoint {
   std::string label;                     // its value of what is studied: "8", "polling"
   std::vector<std::string> flags;        // beside those of the plan
-  std::vector<std::string> environment;  // NAME=value, likewise: settings of urxe, for it alone
+  std::vector<std::string> environment;  // NAME=value, likewise: settings of urxe; none for others
   int ranks = 0;                         // 0: the plan's
   int64_t bytes = 0;                     // 0: the plan's
   bool refused = false;                  // the program is to refuse it, and say why
@@ -35,10 +35,9 @@ struct StudyPlan {
   int calls = 60;                        // timed, per round
   std::vector<std::string> flags;        // of every point
   std::vector<std::string> environment;  // of every point, where the device is urxe
-  std::vector<StudyPoint> points;        // the first is what the others are compared with
-  std::string_view lesson;               // what theory expects, said after the numbers
-  bool faults = false;                   // urxe makes what is studied; no other device can
-  bool timeline = false;                 // the slowest point's recording goes into the report
+  std::vector<StudyPoint> points;
+  std::string_view lesson;  // what theory expects, said after the numbers
+  bool timeline = false;    // the slowest point's recording goes into the report
 };
 
 // In the order in which `gradwire study all` runs them.

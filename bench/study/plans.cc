@@ -2,8 +2,11 @@
 // a host urxe would carry them out on the spot, and nothing would ever queue.
 #include <fmt/format.h>
 
+#include <algorithm>
+
 #include "bench/study/plan.h"
 #include "bench/study/runner.h"
+#include "transport/machine.h"
 
 namespace gradwire::bench {
 namespace {
@@ -11,6 +14,7 @@ namespace {
 using Words = std::vector<std::string>;
 
 const Words kRdma = {"--transport", "rdma"};
+const Words kTcp = {"--transport", "tcp"};
 
 // urxe by packets, over the loopback device with packets of 4096 bytes.
 Words Packets(Words more = {}) {
@@ -28,6 +32,21 @@ Words With(Words flags, const Words& more) {
 std::vector<StudyPoint> Values(const std::string& flag, const Words& values) {
   std::vector<StudyPoint> points;
   for (const std::string& value : values) points.push_back({value, {flag, value}});
+  return points;
+}
+
+// As many ranks as cores, twice and four times as many, with and without polling.
+std::vector<StudyPoint> Crowds() {
+  constexpr int kMost = 64;
+  const int cores = std::max(2, ThisMachine().cores);
+  std::vector<StudyPoint> points;
+  for (const int ranks : {cores, 2 * cores, 4 * cores}) {
+    if (ranks > kMost && !points.empty()) break;
+    for (const std::string spin : {"200", "0"}) {
+      points.push_back(
+          {fmt::format("{}, spin {} us", ranks, spin), {"--spin-us", spin}, {}, ranks});
+    }
+  }
   return points;
 }
 
@@ -94,7 +113,7 @@ std::vector<StudyPlan> Make() {
        .lesson = "A sleeping thread is woken by the kernel, which takes longer than the message."},
       {.name = "receive_depth",
        .question = "What happens when writes with immediate find no posted receive?",
-       .varies = "posted receives",
+       .varies = "receives",
        .calls = 30,
        .flags = With(kRdma, {"--slice-bytes", "64K"}),
        .environment = Packets(),
@@ -116,19 +135,24 @@ std::vector<StudyPlan> Make() {
        .lesson = "Lanes help where one flow cannot fill the link; where CPU time is the bound they "
                  "add work."},
       {.name = "loss",
-       .question = "What does a lost packet cost under go-back-N?",
+       .question = "What does loss cost go-back-N, and what TCP?",
        .varies = "packets lost",
        .calls = 40,
-       .flags = kRdma,
        .environment = Packets(),
-       .points = {{"none", {}},
-                  {"0.01 %", {}, {"URXE_FAULTS=drop=0.0001,seed=1"}},
-                  {"0.1 %", {}, {"URXE_FAULTS=drop=0.001,seed=1"}},
-                  {"1 %", {}, {"URXE_FAULTS=drop=0.01,seed=1"}},
-                  {"tcp, none", {"--transport", "tcp"}}},
-       .lesson = "The receiver drops what follows a gap, and the sender repeats it all; TCP, here "
-                 "without loss, keeps what arrived (selective acknowledgement).",
-       .faults = true,
+       .points = {{"rdma, none", kRdma},
+                  {"rdma, 0.01 %", kRdma, {"URXE_FAULTS=drop=0.0001,seed=1"}},
+                  {"rdma, 0.1 %", kRdma, {"URXE_FAULTS=drop=0.001,seed=1"}},
+                  {"rdma, 1 %", kRdma, {"URXE_FAULTS=drop=0.01,seed=1"}},
+                  {"tcp, none", kTcp},
+                  {"tcp, 0.01 %", With(kTcp, {"--tcp-loss", "0.0001"})},
+                  {"tcp, 0.1 %", With(kTcp, {"--tcp-loss", "0.001"})},
+                  {"tcp, 1 %", With(kTcp, {"--tcp-loss", "0.01", "-n", "8"})}},
+       .lesson =
+           "The receiver of RDMA drops what follows a gap, and the sender repeats it all; TCP "
+           "keeps what arrived (selective acknowledgement), but halves its window, and waits "
+           "200 ms or more when the last packets of a burst are lost. Each 4 KiB is lost "
+           "with the given probability; within a host TCP's packets hold up to 64 KiB and "
+           "are lost whole.",
        .timeline = true},
       {.name = "rdma_vs_tcp",
        .question = "How do RDMA and TCP compare from small tensors to bulk?",
@@ -153,12 +177,7 @@ std::vector<StudyPlan> Make() {
        .question = "What do more ranks than cores cost, and does polling make it worse?",
        .varies = "ranks and polling",
        .calls = 20,
-       .points = {{"2, spin 200 us", {"--spin-us", "200"}, {}, 2},
-                  {"2, spin 0", {"--spin-us", "0"}, {}, 2},
-                  {"4, spin 200 us", {"--spin-us", "200"}, {}, 4},
-                  {"4, spin 0", {"--spin-us", "0"}, {}, 4},
-                  {"8, spin 200 us", {"--spin-us", "200"}, {}, 8},
-                  {"8, spin 0", {"--spin-us", "0"}, {}, 8}},
+       .points = Crowds(),
        .lesson = "Ranks that share cores yield while they poll, so that the one with work runs."},
       {.name = "straggler",
        .question = "How much of a late rank's delay do the others lose?",

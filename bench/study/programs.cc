@@ -37,6 +37,7 @@ absl::StatusOr<Study> StudyWriteVsRead(const StudyOptions& options) {
   Study study;
   study.name = "write_vs_read";
   study.question = "What does an RDMA READ cost against a WRITE?";
+  study.devices = {options.device};
   const auto example =
       std::filesystem::path(options.program).parent_path() / "example_rdma_write_vs_read";
   study.commands = {fmt::format(
@@ -91,6 +92,7 @@ absl::StatusOr<Study> StudyAllReduceVsPs(const StudyOptions& options) {
   Study study;
   study.name = "allreduce_vs_ps";
   study.question = "When does a parameter server beat an all-reduce of the same bytes?";
+  study.devices = {options.device};
   const std::vector<std::string> rest = {"bench", "ps", "--ranks", "3",
                                          "-n",    "20", "--sizes", "4096,262144,4194304,16777216"};
   study.commands = {

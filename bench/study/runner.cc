@@ -3,8 +3,11 @@
 #include <fmt/format.h>
 
 #include <algorithm>
+#include <map>
 #include <nlohmann/json.hpp>
 #include <optional>
+#include <sstream>
+#include <tuple>
 #include <utility>
 
 #include "analysis/analyse.h"
@@ -24,7 +27,7 @@ constexpr std::chrono::seconds kLimit{120};  // of one program
 constexpr std::string_view kUrxe = "urxe";
 constexpr uint64_t kMaxReport = 64 << 20;  // bytes
 
-// One program's figures.
+// One program's figures, out of place and in place together.
 struct Sample {
   double time_us = 0;  // of one call, in a run without anything between them
   double bus_gbs = 0;
@@ -84,8 +87,13 @@ Words Command(const StudyPlan& plan, const StudyPoint& point, const StudyOptions
   return words;
 }
 
+std::string_view TransportOf(const StudyPoint& point) {
+  const auto said = std::ranges::find(point.flags, "--transport");
+  return said == point.flags.end() ? std::string_view() : std::string_view(*(said + 1));
+}
+
 Words Environment(const StudyPlan& plan, const StudyPoint& point, const StudyOptions& options) {
-  if (options.device != kUrxe) return {};
+  if (options.device != kUrxe || TransportOf(point) == "tcp") return {};
   Words environment = plan.environment;
   environment.insert(environment.end(), point.environment.begin(), point.environment.end());
   return environment;
@@ -106,21 +114,55 @@ absl::StatusOr<Sample> ReadReport(const std::filesystem::path& path) {
   GW_ASSIGN_OR_RETURN(const auto bytes, ReadFile(path, kMaxReport));
   const Json json = Json::parse(bytes, nullptr, /*allow_exceptions=*/false);
   try {
+    // The mean of both halves, since both are recorded.
     const Json& row = json.at("results").at(0);
-    return Sample{row.at("in_place").at("time").get<double>(),
-                  row.at("in_place").at("bus_bw").get<double>(),
-                  row.at("in_place").at("cpu_s_per_gb").get<double>()};
+    const auto mean = [&row](const char* key) {
+      return (row.at("out_of_place").at(key).get<double>() +
+              row.at("in_place").at(key).get<double>()) /
+             2;
+    };
+    return Sample{mean("time"), mean("bus_bw"), mean("cpu_s_per_gb")};
   } catch (const Json::exception& error) {
     return ProtocolError("{}: {}", path.string(), error.what());
   }
 }
 
-// The last line of what a program said that is not empty.
-std::string LastLine(const std::string& output) {
-  size_t end = output.find_last_not_of("\n ");
-  if (end == std::string::npos) return "it said nothing";
-  const size_t begin = output.find_last_of('\n', end);
-  return output.substr(begin == std::string::npos ? 0 : begin + 1, end - begin);
+// Why a program failed, of what it said: the first line that is an error of ours, else the last
+// one.
+std::string ReasonIn(const std::string& output) {
+  constexpr std::string_view kError = "gradwire: ";
+  std::string last = "it said nothing";
+  std::istringstream lines(output);
+  for (std::string line; std::getline(lines, line);) {
+    const size_t error = line.find(kError);
+    if (error != std::string::npos && line.find("# ") != 0) return line.substr(error);
+    if (line.find_first_not_of(' ') != std::string::npos) last = line;
+  }
+  return last;
+}
+
+// `files`: an empty folder for the program's report and recordings.
+absl::Status MeasureInto(const std::filesystem::path& files, const StudyPlan& plan,
+                         const StudyPoint& point, const StudyOptions& options, Measured& measured) {
+  GW_ASSIGN_OR_RETURN(
+      const StudyProgram program,
+      options.run(Command(plan, point, options, files), kLimit, Environment(plan, point, options)));
+  if (point.refused) {
+    if (program.exit_code != 2) {
+      return InternalError("{} {}: it was to be refused, but ended with {}: {}", plan.varies,
+                           point.label, program.exit_code, ReasonIn(program.output));
+    }
+    measured.refusal = ReasonIn(program.output);
+    return absl::OkStatus();
+  }
+  if (program.exit_code != 0) {
+    return InternalError("{} {} ended with {}: {}", plan.varies, point.label, program.exit_code,
+                         ReasonIn(program.output));
+  }
+  GW_ASSIGN_OR_RETURN(const Sample sample, ReadReport(files / "report"));
+  measured.rounds.push_back(sample);
+  GW_ASSIGN_OR_RETURN(measured.run, analysis::Analyse(files, {}));
+  return absl::OkStatus();
 }
 
 absl::Status MeasureOnce(const StudyPlan& plan, const StudyPoint& point,
@@ -130,26 +172,9 @@ absl::Status MeasureOnce(const StudyPlan& plan, const StudyPoint& point,
   std::filesystem::remove_all(files, error);
   std::filesystem::create_directories(files, error);
   if (error) return ErrnoError(error.value(), "cannot make the folder {}", files.string());
-  GW_ASSIGN_OR_RETURN(
-      const StudyProgram program,
-      options.run(Command(plan, point, options, files), kLimit, Environment(plan, point, options)));
-  if (point.refused) {
-    if (program.exit_code != 2) {
-      return InternalError("{} {}: it was to be refused, but ended with {}: {}", plan.varies,
-                           point.label, program.exit_code, LastLine(program.output));
-    }
-    measured.refusal = LastLine(program.output);
-    return absl::OkStatus();
-  }
-  if (program.exit_code != 0) {
-    return InternalError("{} {} ended with {}: {}", plan.varies, point.label, program.exit_code,
-                         LastLine(program.output));
-  }
-  GW_ASSIGN_OR_RETURN(const Sample sample, ReadReport(files / "report"));
-  measured.rounds.push_back(sample);
-  GW_ASSIGN_OR_RETURN(measured.run, analysis::Analyse(files, {}));
+  const absl::Status status = MeasureInto(files, plan, point, options, measured);
   std::filesystem::remove_all(files, error);
-  return absl::OkStatus();
+  return status;
 }
 
 // Share of each class in all ranks' time of a run.
@@ -168,40 +193,57 @@ std::vector<double> Shares(const Run& run) {
   return shares;
 }
 
-// The slowest of the points [begin, end), which differ in one thing, and what to say of them.
-std::string Compare(const StudyPlan& plan, const std::vector<Measured>& all, size_t begin,
-                    size_t end, size_t& slowest) {
-  size_t best = end;
-  double least = 0, most = 0;
-  for (size_t i = begin; i < end; ++i) {
+// Whether the rounds of two points lie apart: all of one below all of the other.
+bool Apart(const Measured& quick, const Measured& slow) {
+  return std::ranges::max(Values(quick, &Sample::time_us)) <
+         std::ranges::min(Values(slow, &Sample::time_us));
+}
+
+// The slowest of `points`, which differ in one thing, and what to say of them.
+std::string Compare(const StudyPlan& plan, const std::vector<Measured>& all,
+                    const std::vector<size_t>& points, size_t& slowest) {
+  std::optional<size_t> best, worst;
+  const auto time = [&all](size_t i) { return Median(Values(all[i], &Sample::time_us)); };
+  for (const size_t i : points) {
     if (all[i].rounds.empty()) continue;
-    const double time = Median(Values(all[i], &Sample::time_us));
-    if (best == end || time < least) best = i, least = time;
-    if (time > most) slowest = i, most = time;
+    if (!best || time(i) < time(*best)) best = i;
+    if (!worst || time(i) > time(*worst)) worst = i;
   }
-  if (best == end || best == slowest) return "";
-  return fmt::format("Quickest: {} with {:.1f} us; slowest: {} with {:.1f} us ({:.2f} times). ",
-                     plan.points[best].label, least, plan.points[slowest].label, most,
-                     most / least);
+  if (!best || best == worst) return "";
+  if (all[slowest].rounds.empty() || time(*worst) > time(slowest)) slowest = *worst;
+  const std::string_view quickest = plan.points[*best].label, longest = plan.points[*worst].label;
+  if (all[*best].rounds.size() > 1 && !Apart(all[*best], all[*worst])) {
+    return fmt::format(
+        "No difference beyond the spread of the rounds: {:.1f} us with {} to {:.1f} us with {}. ",
+        time(*best), quickest, time(*worst), longest);
+  }
+  return fmt::format(
+      "{}uickest: {} with {:.1f} us; slowest: {} with {:.1f} us ({:.2f} times). ",
+      all[*best].rounds.size() > 1 ? "Q" : "In one round, whose spread nobody knows, q", quickest,
+      time(*best), longest, time(*worst), time(*worst) / time(*best));
 }
 
 std::string Answer(const StudyPlan& plan, const std::vector<Measured>& all, size_t& slowest) {
-  std::string text;
-  // Other sizes or worlds are other questions.
-  for (size_t begin = 0; begin < all.size();) {
-    size_t end = begin + 1;
-    while (end < all.size() && plan.points[end].bytes == plan.points[begin].bytes &&
-           plan.points[end].ranks == plan.points[begin].ranks) {
-      ++end;
-    }
-    text += Compare(plan, all, begin, end, slowest);
-    begin = end;
+  // Other sizes, worlds or transports are other questions.
+  std::map<std::tuple<int64_t, int, std::string_view>, std::vector<size_t>> groups;
+  for (size_t i = 0; i < all.size(); ++i) {
+    const StudyPoint& point = plan.points[i];
+    groups[{point.bytes, point.ranks, TransportOf(point)}].push_back(i);
   }
+  // Where only the transport differs, that is the question.
+  if (std::ranges::all_of(groups, [](const auto& group) { return group.second.size() == 1; })) {
+    groups.clear();
+    for (size_t i = 0; i < all.size(); ++i) {
+      groups[{plan.points[i].bytes, plan.points[i].ranks, {}}].push_back(i);
+    }
+  }
+  std::string text;
+  for (const auto& [what, points] : groups) text += Compare(plan, all, points, slowest);
   if (all[slowest].run && !all[slowest].run->findings.empty()) {
     text += fmt::format("With {}, {} ", plan.points[slowest].label,
                         all[slowest].run->findings.front().sentence);
   }
-  return text + std::string(plan.lesson);
+  return text + "In theory: " + std::string(plan.lesson);
 }
 
 // A point of urxe's own is none on another device.
@@ -209,21 +251,10 @@ bool Applies(const StudyPoint& point, const StudyOptions& options) {
   return point.environment.empty() || options.device == kUrxe;
 }
 
-analysis::Study NotMeasured(const StudyPlan& plan, const StudyOptions& options) {
-  analysis::Study study;
-  study.name = plan.name;
-  study.question = plan.question;
-  study.answer = "Not measured.";
-  study.notes = {fmt::format("urxe makes the faults of this study; {} cannot (--device urxe can)",
-                             options.device)};
-  return study;
-}
-
 }  // namespace
 
 absl::StatusOr<analysis::Study> RunStudy(const StudyPlan& plan, const StudyOptions& options) {
   if (plan.measure != nullptr) return plan.measure(options);
-  if (plan.faults && options.device != kUrxe) return NotMeasured(plan, options);
   std::vector<Measured> all(plan.points.size());
   int done = 0;
   const int programs = static_cast<int>(plan.points.size()) * options.rounds;
@@ -245,8 +276,8 @@ absl::StatusOr<analysis::Study> RunStudy(const StudyPlan& plan, const StudyOptio
   study.question = plan.question;
   size_t slowest = 0;
   study.answer = Answer(plan, all, slowest);
-  study.table.columns = {
-      std::string(plan.varies), "time us", "min..max", "bus GB/s", "CPU s/GB", "most time in"};
+  study.table.columns = {std::string(plan.varies), "time us", "min..max", "bus GB/s", "CPU s/GB",
+                         "critical path in"};
   analysis::Chart times{.kind = analysis::Chart::Kind::kLine,
                         .title = "Time of one all-reduce",
                         .x_label = std::string(plan.varies),
@@ -254,7 +285,7 @@ absl::StatusOr<analysis::Study> RunStudy(const StudyPlan& plan, const StudyOptio
                         .x = {},
                         .series = {{"median of the rounds", {}, {}, {}}}};
   analysis::Chart shares{.kind = analysis::Chart::Kind::kStackedBar,
-                         .title = "Where the ranks' time goes",
+                         .title = "Where all ranks' time goes",
                          .x_label = std::string(plan.varies),
                          .y_label = "%",
                          .x = {},
@@ -265,7 +296,11 @@ absl::StatusOr<analysis::Study> RunStudy(const StudyPlan& plan, const StudyOptio
   double least = 0, most = 0;
   for (size_t i = 0; i < all.size(); ++i) {
     const StudyPoint& point = plan.points[i];
-    if (!Applies(point, options)) continue;
+    if (!Applies(point, options)) {
+      study.notes.push_back(fmt::format("{} {} is not measured: only --device urxe has it.",
+                                        plan.varies, point.label));
+      continue;
+    }
     study.commands.push_back(CommandLine(plan, point, options));
     if (!all[i].refusal.empty()) {
       study.notes.push_back(
@@ -293,6 +328,11 @@ absl::StatusOr<analysis::Study> RunStudy(const StudyPlan& plan, const StudyOptio
     shares.x.push_back(point.label);
     const std::vector<double> parts = Shares(run);
     for (size_t k = 0; k < parts.size(); ++k) shares.series[k].y.emplace_back(100 * parts[k]);
+    for (const analysis::RankInfo& info : run.ranks) {
+      if (std::ranges::find(study.devices, info.device) == study.devices.end()) {
+        study.devices.push_back(info.device);
+      }
+    }
     for (const std::string& problem : run.problems) {
       study.notes.push_back(fmt::format("{}: {}", point.label, problem));
     }
