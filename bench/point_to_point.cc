@@ -23,7 +23,8 @@ static_assert(std::is_trivially_copyable_v<Told>);
 
 Told UsedSince(const Told& before, const Transport& transport) {
   const TransportCounters counters = transport.counters();
-  return {CurrentUse(counters) - before.used,
+  const uint64_t copied = counters.bytes_copied + transport.device_counters().bytes_copied;
+  return {CurrentUse(counters, copied) - before.used,
           static_cast<double>(counters.doorbells) - before.doorbells};
 }
 
@@ -103,7 +104,7 @@ absl::Status MeasureStreams(World& world, Transport& transport, const Settings& 
     const double runs = static_cast<double>(options.cycles) * (both_ways ? 2 : 1);
     row.bandwidth = Summarize(bandwidths);
     row.messages = Summarize(rates);
-    row.cost = CostOf(both.sum.used, gigabytes * runs, messages * runs);
+    row.cost = CostOf(both.sum.used, gigabytes * runs, messages * runs, gigabytes * 1e9 * runs);
     row.doorbells = both.sum.doorbells / (messages * runs);
     row.wrong = static_cast<int64_t>(both.sum.wrong);
     print(row);
@@ -142,7 +143,8 @@ absl::Status MeasureLatency(World& world, Transport& transport, const Settings& 
     // The end that began timed whole round trips; the other's begin with its wait.
     std::memcpy(static_cast<void*>(&row.half_us), both.numbers[0].data(), sizeof(row.half_us));
     const double messages = 2 * static_cast<double>(options.iterations);
-    row.cost = CostOf(both.sum.used, static_cast<double>(row.bytes) * messages / 1e9, messages);
+    const double moved = static_cast<double>(row.bytes) * messages;
+    row.cost = CostOf(both.sum.used, moved / 1e9, messages, moved);
     row.wrong = static_cast<int64_t>(both.sum.wrong);
     print(row);
   }
@@ -169,18 +171,18 @@ std::string BandwidthHeader(const std::string& description, const Settings& sett
   std::string text =
       HeaderStart(description, fmt::format("write_bw: {}", Direction(both_ways)), settings);
   text += fmt::format("{} runs of {} messages\n", options.cycles, options.iterations);
-  text += fmt::format("# {:>10}  {:>8}  {:>8}  {:>8}  {:>10}  {:>8}  {:>6}\n", "size", "median",
-                      "min", "max", "messages", "cpu", "#wrong");
-  text += fmt::format("# {:>10}  {:>8}  {:>8}  {:>8}  {:>10}  {:>8}  {:>6}\n", "(B)", "(GB/s)",
-                      "(GB/s)", "(GB/s)", "(1/s)", "(s/GB)", "(B)");
+  text += fmt::format("# {:>10}  {:>8}  {:>8}  {:>8}  {:>10}  {:>8}  {:>6}  {:>6}\n", "size",
+                      "median", "min", "max", "messages", "cpu", "copies", "#wrong");
+  text += fmt::format("# {:>10}  {:>8}  {:>8}  {:>8}  {:>10}  {:>8}  {:>6}  {:>6}\n", "(B)",
+                      "(GB/s)", "(GB/s)", "(GB/s)", "(1/s)", "(s/GB)", "(/B)", "(B)");
   return text;
 }
 
 std::string BandwidthRow(const StreamRow& row) {
-  return fmt::format("{:12}  {:8.4f}  {:8.4f}  {:8.4f}  {:>10}  {:>8}  {:6}\n", row.bytes,
-                     row.bandwidth.p50, row.bandwidth.min, row.bandwidth.max,
-                     FormatNumber(row.messages.p50, 10),
-                     FormatNumber(row.cost.cpu_seconds_per_gb(), 8), row.wrong);
+  return fmt::format(
+      "{:12}  {:8.4f}  {:8.4f}  {:8.4f}  {:>10}  {:>8}  {:>6}  {:6}\n", row.bytes,
+      row.bandwidth.p50, row.bandwidth.min, row.bandwidth.max, FormatNumber(row.messages.p50, 10),
+      FormatNumber(row.cost.cpu_seconds_per_gb(), 8), FormatCopies(row.cost, 6), row.wrong);
 }
 
 std::string RateHeader(const std::string& description, const Settings& settings,

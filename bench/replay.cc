@@ -34,11 +34,14 @@ class Mode {
 
   absl::Status TimeStep() {
     GW_RETURN_IF_ERROR(communicator_->Barrier());
-    const ResourceUse before = CurrentUse(communicator_->stats().transport);
+    const ResourceUse before = CurrentUse(communicator_->stats());
     const Clock::time_point start = Clock::now();
-    GW_RETURN_IF_ERROR(Step());
+    {
+      const StepScope recorded = communicator_->BeginStep();
+      GW_RETURN_IF_ERROR(Step());
+    }
     row_.samples.push_back(std::chrono::duration<double, std::micro>(Clock::now() - start).count());
-    used_ += CurrentUse(communicator_->stats().transport) - before;
+    used_ += CurrentUse(communicator_->stats()) - before;
     return absl::OkStatus();
   }
 
@@ -63,10 +66,10 @@ class Mode {
   absl::StatusOr<ReplayRow> Finish(const Options& options) {
     const double ranks = communicator_->size();
     GW_RETURN_IF_ERROR(communicator_->AllReduce(row_.samples, ReduceOp::kMax));
-    std::array<double, 7> sums = {
-        used_.user_seconds,         used_.system_seconds, used_.voluntary_switches,
-        used_.involuntary_switches, used_.syscalls,       used_.blocks,
-        static_cast<double>(wrong_)};
+    std::array<double, 8> sums = {used_.user_seconds,       used_.system_seconds,
+                                  used_.voluntary_switches, used_.involuntary_switches,
+                                  used_.syscalls,           used_.blocks,
+                                  used_.bytes_copied,       static_cast<double>(wrong_)};
     GW_RETURN_IF_ERROR(communicator_->AllReduce(sums));
     row_.step = Summarize(row_.samples);
     if (row_.step.p50 > 0) {
@@ -75,9 +78,10 @@ class Mode {
     row_.bus_bandwidth =
         row_.algorithm_bandwidth * AllCollectives()[0].BusFactor(communicator_->size());
     const double steps = ranks * static_cast<double>(options.iterations);
-    row_.cost = CostOf({sums[0], sums[1], sums[2], sums[3], sums[4], sums[5]},
-                       static_cast<double>(row_.bytes) / 1e9 * steps, steps);
-    if (options.checks > 0) row_.wrong = static_cast<int64_t>(sums[6]);
+    const double moved = static_cast<double>(row_.bytes) * steps;
+    row_.cost = CostOf({sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], sums[6]}, moved / 1e9,
+                       steps, moved * AllCollectives()[0].BusFactor(communicator_->size()));
+    if (options.checks > 0) row_.wrong = static_cast<int64_t>(sums[7]);
     return row_;
   }
 

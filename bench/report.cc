@@ -86,13 +86,15 @@ Json ToJson(const Machine& machine) {
 }
 
 Json ToJson(const Cost& cost) {
-  return {{"cpu_s_per_gb", cost.cpu_seconds_per_gb()},
-          {"user_s_per_gb", cost.user_seconds_per_gb},
-          {"system_s_per_gb", cost.system_seconds_per_gb},
-          {"voluntary_switches_per_call", cost.voluntary_switches},
-          {"involuntary_switches_per_call", cost.involuntary_switches},
-          {"syscalls_per_call", cost.syscalls},
-          {"blocks_per_call", cost.blocks}};
+  Json json = {{"cpu_s_per_gb", cost.cpu_seconds_per_gb()},
+               {"user_s_per_gb", cost.user_seconds_per_gb},
+               {"system_s_per_gb", cost.system_seconds_per_gb},
+               {"voluntary_switches_per_call", cost.voluntary_switches},
+               {"involuntary_switches_per_call", cost.involuntary_switches},
+               {"syscalls_per_call", cost.syscalls},
+               {"blocks_per_call", cost.blocks}};
+  if (cost.copies_per_byte) json["copies_per_byte"] = *cost.copies_per_byte;
+  return json;
 }
 
 Json ToJson(const Summary& microseconds) {

@@ -1,6 +1,10 @@
 // What a measurement costs the machine.
 #pragma once
 
+#include <cstdint>
+#include <optional>
+
+#include "collectives/communicator.h"
 #include "transport/transport.h"
 
 namespace gradwire::bench {
@@ -15,10 +19,12 @@ struct ResourceUse {
   // Of the transport: its system calls on the data path, and waits that gave up the processor.
   double syscalls = 0;
   double blocks = 0;
+  double bytes_copied = 0;  // CommunicatorStats
 
   ResourceUse& operator+=(const ResourceUse& other);
 };
-ResourceUse CurrentUse(const TransportCounters& counters = {});
+ResourceUse CurrentUse(const TransportCounters& counters = {}, uint64_t bytes_copied = 0);
+ResourceUse CurrentUse(const CommunicatorStats& stats);
 ResourceUse operator-(const ResourceUse& later, const ResourceUse& earlier);
 
 // The same as rates that compare.
@@ -29,10 +35,12 @@ struct Cost {
   double involuntary_switches = 0;
   double syscalls = 0;
   double blocks = 0;
+  // Bytes copied by processors per byte that had to move; none: not counted.
+  std::optional<double> copies_per_byte;
 
   double cpu_seconds_per_gb() const { return user_seconds_per_gb + system_seconds_per_gb; }
 };
-// Rates over nothing are 0.
-Cost CostOf(const ResourceUse& total, double gigabytes, double calls);
+// Rates over nothing are 0. `moved`: bytes that had to move from rank to rank, 0: not known.
+Cost CostOf(const ResourceUse& total, double gigabytes, double calls, double moved = 0);
 
 }  // namespace gradwire::bench

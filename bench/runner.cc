@@ -97,7 +97,8 @@ class Sweep {
     if (half.time_us > 0) half.algorithm_bandwidth = gigabytes / (half.time_us * 1e-6);
     half.bus_bandwidth = half.algorithm_bandwidth * collective_.BusFactor(communicator_.size());
     const double calls = ranks * static_cast<double>(options_.iterations);
-    half.cost = CostOf(used, gigabytes * calls, calls);
+    half.cost = CostOf(used, gigabytes * calls, calls,
+                       gigabytes * 1e9 * calls * collective_.BusFactor(communicator_.size()));
     if (options_.checks > 0) half.wrong = static_cast<int64_t>(wrong);
     return half;
   }
@@ -106,14 +107,14 @@ class Sweep {
   // these are what is recorded.
   absl::StatusOr<RankResult> TimeRun(Call& call) {
     GW_RETURN_IF_ERROR(communicator_.Barrier());
-    const ResourceUse before = CurrentUse(communicator_.stats().transport);
+    const ResourceUse before = CurrentUse(communicator_.stats());
     communicator_.Record(true);
     const double start = Now();
     for (int64_t i = 0; i < options_.iterations; ++i) GW_RETURN_IF_ERROR(call.Run());
     const double took = Now() - start;
     communicator_.Record(false);
     return RankResult{.time_us = took / static_cast<double>(options_.iterations),
-                      .used = CurrentUse(communicator_.stats().transport) - before};
+                      .used = CurrentUse(communicator_.stats()) - before};
   }
 
   // The percentiles: a barrier before each call, and the slowest rank's time.

@@ -29,6 +29,10 @@ std::string FormatNumber(double value, int width) {
   return fmt::format("{:.{}e}", value, width >= 7 ? 1 : 0);
 }
 
+std::string FormatCopies(const Cost& cost, int width) {
+  return cost.copies_per_byte ? FormatNumber(*cost.copies_per_byte, width) : "N/A";
+}
+
 std::string_view OpColumn(const Case& measured) {
   return measured.collective->reduces ? NameOf(measured.op) : "none";
 }
@@ -63,26 +67,26 @@ std::string TableHeader(const CollectiveInfo& collective, const Options& options
   }
   text += "#\n";
   text +=
-      fmt::format("# {:>10}  {:>12}  {:>8}  {:>6}  {:>6}  {:^31}  {:^31}  {:^25}  {:^25}  {:^34}\n",
+      fmt::format("# {:>10}  {:>12}  {:>8}  {:>6}  {:>6}  {:^31}  {:^31}  {:^25}  {:^25}  {:^43}\n",
                   "", "", "", "", "", "out-of-place", "in-place", "in-place, each call",
                   "in-place, CPU", "in-place, per call");
   const std::string names =
       fmt::format("  {:>7}  {:>6}  {:>6}  {:>6}", "time", "algbw", "busbw", "#wrong");
   const std::string units =
       fmt::format("  {:>7}  {:>6}  {:>6}  {:>6}", "(us)", "(GB/s)", "(GB/s)", "");
-  // One line of the last ten columns.
-  const auto ours = [](const std::array<std::string, 10>& words) {
+  // One line of the last eleven columns.
+  const auto ours = [](const std::array<std::string, 11>& words) {
     std::string columns;
     for (const std::string& word : words) columns += fmt::format("  {:>7}", word);
     return columns + "\n";
   };
+  text += fmt::format("# {:>10}  {:>12}  {:>8}  {:>6}  {:>6}{}{}{}", "size", "count", "type",
+                      "redop", "root", names, names,
+                      ours({"p50", "p95", "p99", "cpu", "user", "system", "vol", "invol", "sysc",
+                            "blocks", "copies"}));
   text += fmt::format(
-      "# {:>10}  {:>12}  {:>8}  {:>6}  {:>6}{}{}{}", "size", "count", "type", "redop", "root",
-      names, names,
-      ours({"p50", "p95", "p99", "cpu", "user", "system", "vol", "invol", "sysc", "blocks"}));
-  text += fmt::format("# {:>10}  {:>12}  {:>8}  {:>6}  {:>6}{}{}{}", "(B)", "(elements)", "", "",
-                      "", units, units,
-                      ours({"(us)", "(us)", "(us)", "(s/GB)", "(s/GB)", "(s/GB)", "", "", "", ""}));
+      "# {:>10}  {:>12}  {:>8}  {:>6}  {:>6}{}{}{}", "(B)", "(elements)", "", "", "", units, units,
+      ours({"(us)", "(us)", "(us)", "(s/GB)", "(s/GB)", "(s/GB)", "", "", "", "", "(/B)"}));
   return text;
 }
 
@@ -99,7 +103,7 @@ std::string TableRow(const Row& row) {
         cost.syscalls, cost.blocks}) {
     text += fmt::format("  {:>7}", FormatNumber(value, kTimeWidth));
   }
-  return text + "\n";
+  return text + fmt::format("  {:>7}\n", FormatCopies(cost, kTimeWidth));
 }
 
 std::string TableFooter(const CollectiveInfo& collective, const Options& options,

@@ -1,5 +1,5 @@
 // The table on stdout, as nccl-tests prints it: the same comments, columns and widths, so that what
-// parses one parses the other. Ten columns of our own follow at the end of each row.
+// parses one parses the other. Eleven columns of our own follow at the end of each row.
 #pragma once
 
 #include <string>
@@ -31,6 +31,9 @@ std::string TableFooter(const CollectiveInfo& collective, const Options& options
 
 // `value` in at most `width` characters: two decimals, fewer when they do not fit, then 1e+09.
 std::string FormatNumber(double value, int width);
+
+// Copies per byte alike, "N/A" where they are not counted.
+std::string FormatCopies(const Cost& cost, int width);
 
 // What the columns redop and root say of a case.
 std::string_view OpColumn(const Case& measured);

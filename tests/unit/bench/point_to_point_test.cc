@@ -57,6 +57,9 @@ TEST(MeasureStreams, MeasuresAndChecksBothWays) {
         EXPECT_LE(row.messages.min, row.messages.p50);
         EXPECT_GT(row.cost.syscalls, 0);
         EXPECT_EQ(row.doorbells, 0);  // TCP has none
+        if (row.bytes > 0) {
+          EXPECT_GE(row.cost.copies_per_byte.value_or(0), 2);
+        }
         EXPECT_NEAR(row.bandwidth.p50, row.messages.p50 * static_cast<double>(row.bytes) / 1e9,
                     1e-9);
       }

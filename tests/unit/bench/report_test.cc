@@ -60,7 +60,8 @@ TEST_F(ReportTest, HoldsWhatTheTableShows) {
                        .voluntary_switches = 9,
                        .involuntary_switches = 1,
                        .syscalls = 4,
-                       .blocks = 2};
+                       .blocks = 2,
+                       .copies_per_byte = 2.5};
 
   auto report = Report::Create(Path("r.json"));
   ASSERT_TRUE(report.ok());
@@ -95,6 +96,8 @@ TEST_F(ReportTest, HoldsWhatTheTableShows) {
   EXPECT_EQ(result.at("in_place").at("involuntary_switches_per_call"), 1);
   EXPECT_EQ(result.at("in_place").at("syscalls_per_call"), 4);
   EXPECT_EQ(result.at("in_place").at("blocks_per_call"), 2);
+  EXPECT_EQ(result.at("in_place").at("copies_per_byte"), 2.5);
+  EXPECT_FALSE(result.at("out_of_place").contains("copies_per_byte"));  // not counted
   EXPECT_EQ(result.at("in_place_per_iter").at("p50_us"), 2);
   EXPECT_EQ(result.at("in_place_per_iter").at("times_us"), nlohmann::json({3, 1, 2}));
   EXPECT_EQ(json.at("out_of_bounds").at("okay"), false);

@@ -24,7 +24,8 @@ Row SampleRow() {
                        .voluntary_switches = 3,
                        .involuntary_switches = 0.125,
                        .syscalls = 12345.67,
-                       .blocks = 2};
+                       .blocks = 2,
+                       .copies_per_byte = 2.25};
   return row;
 }
 
@@ -49,7 +50,13 @@ TEST(TableRow, HasNcclTestsWidths) {
             "    12.35    0.33    0.33     N/A"
             "  1234568  123456    1.50       3"
             "     2.00     3.00     3.00     0.75     0.50     0.25     3.00     0.12  12345.7"
-            "     2.00\n");
+            "     2.00     2.25\n");
+}
+
+TEST(TableRow, SaysWhereCopiesAreNotCounted) {
+  Row row = SampleRow();
+  row.in_place.cost.copies_per_byte.reset();
+  EXPECT_EQ(Words(TableRow(row)).back(), "N/A");
 }
 
 TEST(TableRow, NamesRootsAndMissingOperations) {
