@@ -1,6 +1,7 @@
 // gradwire analyze: recordings made by --telemetry -> where the time went.
 #include <unistd.h>
 
+#include <algorithm>
 #include <cstdio>
 #include <filesystem>
 #include <memory>
@@ -60,7 +61,12 @@ int AnalyzeCommand::Run() {
     if (!run.ok()) return ReportError(run.status());
     if (folders.size() > 1) {
       run->name = std::filesystem::path(folder).lexically_normal().filename().string();
-      if (run->name.empty()) run->name = fmt::format("run {}", report.runs.size() + 1);
+      // Each has its own folder: a name that is there already gets a number.
+      const std::string name = run->name.empty() ? "run" : run->name;
+      run->name = name;
+      for (int i = 2; std::ranges::count(report.runs, run->name, &analysis::Run::name) > 0; ++i) {
+        run->name = fmt::format("{}-{}", name, i);
+      }
     }
     report.runs.push_back(*std::move(run));
   }

@@ -157,7 +157,8 @@ std::string Examples(const bench::CollectiveInfo& collective) {
   std::string text = fmt::format(
       "Examples:\n"
       "  gradwire bench {0} --ranks 4 -b 8 -e 64M -f 8\n"
-      "  gradwire launch -n 4 gradwire bench {0} -b 8 -e 64M -f 8 -J {0}.json\n",
+      "  gradwire launch -n 4 gradwire bench {0} -b 8 -e 64M -f 8 \\\n"
+      "    -J {0}.json\n",
       collective.name);
   if (collective.id == bench::Collective::kAllReduce) {
     text +=

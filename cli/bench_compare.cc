@@ -123,6 +123,12 @@ int Run(Request& request) {
     const absl::Status status = Apply(request, side);
     if (!status.ok()) return ReportError(status);
   }
+  // Each side has recordings of its own.
+  if (request.sides[0].settings.telemetry == request.sides[1].settings.telemetry) {
+    for (Side& side : request.sides) {
+      if (!side.settings.telemetry.empty()) side.settings.telemetry += "/" + side.label;
+    }
+  }
   return RunAsRank(request.settings, request.ranks == 0 ? 2 : request.ranks, request.file,
                    [&](World& world, Json& json) { return Measure(world, request, json); });
 }

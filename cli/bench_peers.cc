@@ -330,9 +330,9 @@ void AddPeersBench(CLI::App& bench, Action& action) {
   command->footer(
       "Plain names run over TCP on the loopback device. openmpi_shm and mpich_shm use\n"
       "shared memory, gradwire_local urxe's same-host path, gradwire_udp its packets;\n"
-      "gloo_bcube is Gloo's other algorithm. Each round starts every library once; every\n"
-      "element is checked. bench/peers/run.sh --install installs the libraries and\n"
-      "builds the programs first.\n\n"
+      "gloo_bcube is Gloo's other algorithm. Each round starts every library once;\n"
+      "every element is checked. bench/peers/run.sh --install installs the libraries\n"
+      "and builds the programs first.\n\n"
       "Examples:\n"
       "  gradwire bench peers\n"
       "  gradwire bench peers --peers gradwire_local,openmpi_shm --ranks 2 --rounds 5\n");

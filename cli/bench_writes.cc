@@ -139,6 +139,10 @@ void AddCommand(CLI::App& bench, Action& action, const std::string& name, const 
       if (const auto sizes = bench::SizesOf(request->options); !sizes.ok()) {
         return ReportError(sizes.status());
       }
+      if (!request->settings.telemetry.empty()) {
+        return ReportError(InvalidArgument(
+            "--telemetry records collectives, and {} has none; leave it out", name));
+      }
       const int64_t ranks = request->options.ranks == 0 ? 2 : request->options.ranks;
       // Before ranks are started, of which the first to notice would end the others.
       if (ranks != 2) {

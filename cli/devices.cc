@@ -67,8 +67,8 @@ void AddDevices(CLI::App& root, Action& action) {
       ->type_name("FILE");
   AddSettings(*devices, request->settings);
   devices->footer(
-      "kind: kernel, a device of the system; user, urxe, RoCE v2 in user space. Counters that are\n"
-      "zero are left out of the table.\n");
+      "kind: kernel, a device of the system; user, urxe, RoCE v2 in user space.\n"
+      "Counters that are zero are left out of the table.\n");
   devices->callback([request, &action] {
     action = [request] {
       return request->counters ? ShowCounters(*request) : ShowDevices(*request);

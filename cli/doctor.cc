@@ -116,8 +116,8 @@ void AddDoctor(CLI::App& root, Action& action) {
       ->needs(fix)
       ->type_name("NAME");
   doctor->footer(
-      "Exit code 1 when there is a problem, or when --fix leaves something to do; notes are for "
-      "your information. Nothing is changed without --fix.\n");
+      "Exit code 1 when there is a problem, or when --fix leaves something to do; notes\n"
+      "are for your information. Nothing is changed without --fix.\n");
   doctor->callback([request, &action] {
     action = [request] { return request->fix ? Repair(*request) : Look(*request); };
   });

@@ -8,6 +8,7 @@
 #include <vector>
 
 #include "cli/command.h"
+#include "cli/help_formatter.h"
 
 namespace gradwire::cli {
 namespace {
@@ -74,7 +75,7 @@ int Main(int argc, char** argv) {
       "gradwire");
   root.set_version_flag("--version", "gradwire " GRADWIRE_VERSION);
   root.require_subcommand(0, 1);
-  root.get_formatter()->column_width(30);
+  root.formatter(std::make_shared<HelpFormatter>());
   root.footer(
       "Examples:\n"
       "  gradwire demo                              train digits on 4 local ranks\n"

@@ -14,14 +14,14 @@ namespace gradwire::cli {
 namespace {
 
 constexpr const char* kFooter = R"(Examples:
-  gradwire ps serve --port 4000 --workers 4                  one server, BSP
+  gradwire ps serve --port 4000 --workers 4              one server, BSP
   gradwire ps serve --port 4000 --consistency ssp --staleness 3 --optimizer adam
-  gradwire ps serve --index 0 --of 2 --port 4000             two servers, each
-  gradwire ps serve --index 1 --of 2 --port 4001             started once
+  gradwire ps serve --index 0 --of 2 --port 4000         two servers, each
+  gradwire ps serve --index 1 --of 2 --port 4001         started once
   gradwire ps serve --index 0 --of 2 --port 4000 --replica \
-      --peers node1:4000,node2:4000                          each keeps a copy
+      --peers node1:4000,node2:4000                      each keeps a copy
   gradwire ps serve --port 4000 --checkpoint ckpt --checkpoint-every 100
-  gradwire ps serve --port 4000 --restore ckpt               go on from the newest
+  gradwire ps serve --port 4000 --restore ckpt           go on from the newest
 Workers join with the servers' addresses in the order of the indices. The layout
 of the parameters comes from the checkpoint or from who joins first. Ends on
 SIGINT, SIGTERM and `gradwire ps stop`.

@@ -54,8 +54,8 @@ void AddRendezvous(CLI::App& root, Action& action) {
   AddSettings(*rendezvous, state->settings);
   rendezvous->footer(
       "Ranks come here with --rendezvous HOST:PORT; their rank and size still come from\n"
-      "their launcher. Ends on SIGINT and SIGTERM. Of the settings, --token, --tls-cert,\n"
-      "--tls-key, --tls-ca and --log-level matter here.\n");
+      "their launcher. Ends on SIGINT and SIGTERM. Of the settings, --token,\n"
+      "--tls-cert, --tls-key, --tls-ca and --log-level matter here.\n");
   rendezvous->callback([state, &action] {
     action = [state] { return Serve(state->settings, state->address, state->port); };
   });

@@ -7,15 +7,18 @@ namespace gradwire::cli {
 namespace {
 
 constexpr const char* kFooter = R"(Examples:
-  gradwire train                                     alone, on the built-in digits
-  gradwire launch -n 4 -- gradwire train             four local ranks
+  gradwire train                                      alone, on built-in digits
+  gradwire launch -n 4 -- gradwire train              four local ranks
   gradwire launch -n 2 -- gradwire train --model cnn --data ./mnist --epochs 3
-  gradwire train --epochs 5 --checkpoint ckpt        write ckpt/step-N.safetensors
-  gradwire train --epochs 9 --checkpoint ckpt --resume    continue from the newest of them
-  gradwire launch -n 3 -- gradwire train --strategy ps    two workers and a parameter server
-  gradwire launch -n 6 --keep-going -- gradwire train --strategy ps --servers 2 \
-      --consistency ssp --staleness 3                     four workers that may run ahead
-  gradwire train --strategy ps --ps-servers node1:4000    join a server that stands there
+  gradwire train --epochs 5 --checkpoint ckpt         ckpt/step-N.safetensors
+  gradwire train --epochs 9 --checkpoint ckpt --resume     from the newest on
+  gradwire launch -n 3 -- gradwire train --strategy ps
+      two workers and a parameter server
+  gradwire launch -n 6 --keep-going -- gradwire train --strategy ps \
+      --servers 2 --consistency ssp --staleness 3
+      four workers that may run ahead
+  gradwire train --strategy ps --ps-servers node1:4000
+      joins a server that stands there
 MNIST: examples/fetch_mnist.sh ./mnist
 Exit code: 0 done, 1 the work failed, 2 wrong usage or configuration.)";
 
@@ -78,6 +81,9 @@ absl::Status TrainCommand::Complete() {
 
 absl::Status TrainCommand::CompletePs() {
   GW_RETURN_IF_ERROR(Refuse(allreduce_options, "is for --strategy allreduce, not ps"));
+  if (!settings.telemetry.empty()) {
+    return InvalidArgument("--telemetry records collectives, and --strategy ps has none");
+  }
   if (!ps.standing.empty()) {
     GW_RETURN_IF_ERROR(
         Refuse(server_options, "is the servers' with --ps-servers: give it to gradwire ps serve"));

@@ -79,6 +79,19 @@ class UsageTest(ProcessTest):
                 self.assertCode(result, 0)
                 self.assertIn("Usage: gradwire %s" % command, result.out)
 
+    def test_help_fits_a_terminal(self):
+        commands = ["", "launch", "config", "devices", "doctor", "rendezvous", "demo", "train",
+                    "bench", "study", "analyze", "predict", "ps", "ps serve", "ps swarm"]
+        commands += ["bench " + name for name in (
+            "allreduce", "reduce_scatter", "all_gather", "broadcast", "ps", "write_bw",
+            "write_lat", "msg_rate", "compare", "peers")]
+        for command in commands:
+            with self.subTest(command=command):
+                result = self.gradwire(*command.split(), "--help")
+                self.assertCode(result, 0)
+                for line in result.out.splitlines():
+                    self.assertLessEqual(len(line), 80, line)
+
     def test_version(self):
         result = self.gradwire("--version")
         self.assertCode(result, 0)
