@@ -2,13 +2,15 @@
 and the time attributed are those that were put in.
 
 Where a cause has no length of its own (a short queue, lost packets), what it costs is measured: the
-same collective with and without it, in turns. Medians of whole runs are compared, and
-a machine that others use can spoil any one run: a cause passes when one of five attempts does.
+same collective with and without it, in turns. Medians of whole runs are compared, and a machine that
+others use can spoil any one run: a cause passes when it is told right more often than wrong, by the
+first three attempts of five. With GWTEST_FIGURES each attempt says what it found.
 """
 
 import json
 import os
 import statistics
+import sys
 import unittest
 
 import harness
@@ -18,6 +20,7 @@ PACKETS = {"URXE_PATH": "udp", "URXE_INTERFACES": "lo"}
 # A link of 1 ms: what waits in a send queue waits for round trips, not for processors.
 LONG = {**PACKETS, "URXE_FAULTS": "delay=1:1000us,seed=1"}
 RDMA = ("--transport", "rdma", "--device", "urxe")
+TCP = ("--transport", "tcp")
 
 
 def near(attributed, injected):
@@ -51,15 +54,18 @@ class Run:
 
 
 class MeasuringTest(harness.ProcessTest):
-    def attempts(self, attempt):
-        """Passes when `attempt` returns no complaint, once of five times."""
+    def attempts(self, attempt, needed=3):
+        """Passes when `attempt` returns no complaint `needed` times of at most five."""
         complaints = []
-        for _ in range(5):
+        passed = 0
+        while passed < needed:
             complaint = attempt()
             if complaint is None:
-                return
+                passed += 1
+                continue
             complaints.append(complaint)
-        self.fail("\n".join(complaints))
+            if len(complaints) > 5 - needed:
+                self.fail("\n".join(complaints))
 
 
 class InjectedCauses(MeasuringTest):
@@ -81,6 +87,10 @@ class InjectedCauses(MeasuringTest):
 
     def judge(self, run, name, rank, attributed, injected):
         first = run.first
+        if os.environ.get("GWTEST_FIGURES"):
+            print("\n%s: %s at rank %s named; %.0f us attributed, %s put in" % (
+                self.id().split(".")[-1], first["class"], first["rank"], attributed / 1e3,
+                "-" if injected is None else "%.0f us" % (injected / 1e3)), file=sys.stderr)
         if first["class"] != name or (rank is not None and first["rank"] != rank):
             return "%s at rank %s is named, not %s at %s: %s" % (
                 first["class"], first["rank"], name, rank, first["sentence"])
@@ -89,22 +99,35 @@ class InjectedCauses(MeasuringTest):
                 name, attributed / 1e3, injected / 1e3)
         return None
 
-    def test_a_delay_at_one_rank(self):
+    def late(self, transport):
         def attempt():
-            run = self.recorded(3, 65536, "--delay-us", "1:3000")
+            run = self.recorded(3, 65536, *transport, "--delay-us", "1:3000")
             return self.judge(run, "late_peer", 1, run.per_operation("late_peer"), 3_000_000)
         self.attempts(attempt)
 
-    def test_a_throttled_reducer(self):
+    def test_a_delay_at_one_rank(self):
+        self.late(RDMA)
+
+    def test_a_delay_at_one_rank_over_tcp(self):
+        self.late(TCP)
+
+    def throttled(self, transport):
         def attempt():
             # Rank 1 reduces its half of 1 MiB at 100 MB/s.
-            run = self.recorded(2, 1 << 20, "--reduce-rate", "1:100")
+            run = self.recorded(2, 1 << 20, *transport, "--reduce-rate", "1:100")
             return self.judge(run, "reducing", 1, run.per_operation("reducing"),
                               (1 << 19) / 100e6 * 1e9)
         self.attempts(attempt)
 
-    def compared(self, name, size, base, cause, env=None, cause_env=None, calls=40):
-        """What `cause` adds to the time of a collective is what the class gains."""
+    def test_a_throttled_reducer(self):
+        self.throttled(RDMA)
+
+    def test_a_throttled_reducer_over_tcp(self):
+        self.throttled(TCP)
+
+    def compared(self, name, size, base, cause, env=None, cause_env=None, calls=40, also=()):
+        """What `cause` adds to the time of a collective is what the class gains, together with
+        classes that lose to it: `also`."""
         def attempt():
             without, with_it = [], []
             for _ in range(3):
@@ -112,9 +135,13 @@ class InjectedCauses(MeasuringTest):
                 with_it.append(self.recorded(2, size, *cause, env=cause_env or env, calls=calls))
             times = [statistics.mean(r.durations()) for r in without]
             slower = [statistics.mean(r.durations()) for r in with_it]
-            before = [r.on_path(name) / len(r.durations()) for r in without]
-            after = [r.on_path(name) / len(r.durations()) for r in with_it]
-            return self.judge(with_it[1], name, None,
+            def on_path(run):
+                return sum(run.on_path(each) for each in (name, *also)) / len(run.durations())
+            before = [on_path(r) for r in without]
+            after = [on_path(r) for r in with_it]
+            # The run in the middle by time stands for all.
+            middle = sorted(with_it, key=lambda r: statistics.mean(r.durations()))[1]
+            return self.judge(middle, name, None,
                               statistics.median(after) - statistics.median(before),
                               statistics.median(slower) - statistics.median(times))
         self.attempts(attempt)
@@ -154,11 +181,76 @@ class InjectedCauses(MeasuringTest):
         self.attempts(attempt)
 
     def test_lost_packets(self):
-        self.compared("wire", 1 << 20, RDMA, RDMA, env=PACKETS,
+        # Of a way that takes longer for a lost packet, what was slept through is the wire's too.
+        self.compared("wire", 1 << 20, RDMA, RDMA, env=PACKETS, also=("wake_up",),
                       cause_env={**PACKETS, "URXE_FAULTS": "drop=0.01,seed=1"}, calls=60)
+
+    def test_lost_packets_over_tcp(self):
+        self.compared("receive_wait", 1 << 20, TCP, (*TCP, "--tcp-loss", "0.005"), calls=15)
+
+
+class Cost(MeasuringTest):
+    def test_recording_costs_little(self):
+        """Some 1.02 on an idle machine; a system call for each event would make it 1.3, which this
+        finds. What a dearer clock costs, 5 %, is within the machine's noise."""
+        def attempt():
+            folder = self.folder()
+            file = os.path.join(folder, "compared.json")
+            self.assertCode(self.gradwire(
+                "bench", "compare", "allreduce", "--sizes", "1M", "--rounds", 11, "-R", 1,
+                "--a", " ".join(RDMA), "--b",
+                " ".join((*RDMA, "--telemetry", os.path.join(folder, "rec"))), "-J", file), 0)
+            with open(file) as report:
+                ratio = json.load(report)["results"][1]["ratio"]
+            return None if ratio < 1.15 else "recorded, it takes %.2f times as long" % ratio
+        self.attempts(attempt, needed=1)
+
+    def test_each_side_of_a_comparison_has_its_recordings(self):
+        folder = self.folder()
+        self.assertCode(self.gradwire(
+            "bench", "compare", "allreduce", "--sizes", "64K", "--rounds", 1, "--telemetry",
+            os.path.join(folder, "rec")), 0)
+        for side, transport in (("a", "rdma"), ("b", "tcp")):
+            told = self.gradwire("analyze", os.path.join(folder, "rec", side), "--json", "-")
+            self.assertCode(told, 0)
+            self.assertEqual(json.loads(told.out)["runs"][0]["name"], transport)
+
+    def test_what_records_nothing_refuses_to(self):
+        folder = self.folder()
+        self.assertOneLine(self.gradwire("bench", "write_bw", "--telemetry", folder),
+                           "write_bw has none")
+        self.assertOneLine(self.gradwire("train", "--strategy", "ps", "--telemetry", folder),
+                           "--strategy ps has none")
 
 
 class Analyze(MeasuringTest):
+    def test_runs_of_the_same_name_are_kept_apart(self):
+        folder = self.folder()
+        for run in ("x/rec", "y/rec"):
+            self.assertCode(self.gradwire(
+                "bench", "allreduce", "--ranks", 2, "--sizes", 4096, "-n", 3, "--telemetry",
+                os.path.join(folder, run)), 0)
+        out = os.path.join(folder, "out")
+        self.assertCode(self.gradwire("analyze", os.path.join(folder, "x/rec"),
+                                      os.path.join(folder, "y/rec"), "--out", out), 0)
+        self.assertEqual(sorted(n for n in os.listdir(out) if n.startswith("rec")),
+                         ["rec", "rec-2"])
+
+    def test_steps_of_training_are_told(self):
+        folder = self.folder()
+        self.assertCode(self.gradwire("bench", "allreduce", "--ranks", 2, "--model", "resnet50",
+                                      "-n", 2, "-w", 0, "-c", 0, "--telemetry", folder), 0)
+        told = self.gradwire("analyze", folder, "--json", os.path.join(folder, "all.json"))
+        self.assertCode(told, 0)
+        self.assertRegex(" ".join(told.out.split()), r"\d+ steps of training took [\d.]+ ms each")
+        with open(os.path.join(folder, "all.json")) as file:
+            steps = json.load(file)["runs"][0]["steps"]
+        # Nothing is computed here: the thread stands still all the time, but to issue.
+        self.assertGreater(steps["held"], 0.5)
+        with open(os.path.join(folder, "trace.json")) as file:
+            events = json.load(file)["traceEvents"]
+        self.assertEqual(len([e for e in events if e.get("cat") == "step"]), 2 * steps["count"])
+
     def test_both_transports_in_one_report(self):
         folder = self.folder()
         for transport in ("tcp", "rdma"):
@@ -191,7 +283,7 @@ class Analyze(MeasuringTest):
                 if not 1 / 5 < point["predicted_us"] / point["measured_us"] < 5:
                     return "far off: %s" % point
             return None
-        self.attempts(attempt)
+        self.attempts(attempt, needed=1)
         return found
 
     def model_of(self, transport):

@@ -36,7 +36,7 @@ class BenchTest(ProcessTest):
     def assertCosts(self, row):
         self.assertAlmostEqual(row["cpu_s_per_gb"], row["user_s_per_gb"] + row["system_s_per_gb"])
         for key in ("voluntary_switches_per_call", "involuntary_switches_per_call",
-                    "syscalls_per_call", "blocks_per_call"):
+                    "syscalls_per_call", "blocks_per_call", "copies_per_byte"):
             self.assertGreaterEqual(row[key], 0)
 
     def check_latency(self, transport):
@@ -100,7 +100,7 @@ class BenchTest(ProcessTest):
             self.assertCosts(row[half])
             self.assertGreater(row[half]["syscalls_per_call"], 0)
         shown = [line.split() for line in result.out.splitlines() if not line.startswith("#")][0]
-        self.assertEqual(len(shown), 13 + 10)
+        self.assertEqual(len(shown), 13 + 11)
         self.assertEqual(shown[0], "65536")
         self.assertEqual(shown[12], "0")
 

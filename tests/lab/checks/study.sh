@@ -27,8 +27,11 @@ lab_barrier analysed 120 || exit 1
 code=0
 if [ "$LAB_RANK" = 0 ]; then
   # shellcheck disable=SC2086  # several names
-  gradwire study $studies --quick --device "$LAB_DEVICE" --out /out/study || code=$?
-  grep -q signal_interval /out/study/report.html || code=1
+  gradwire study $studies --quick --device "$LAB_DEVICE" --out /out/study >/tmp/study 2>&1 || code=$?
+  cat /tmp/study
+  for study in $studies; do
+    grep -q "$study" /out/study/report.html || lab_fail "study $study is not in its report"
+  done
 fi
 code=$(lab_worst studied $code 900) || exit 1
 exit "$code"
