@@ -407,6 +407,29 @@ test("a large recording opens fast and says what is left out", slow, () => open(
   await shot(page, "large");
 }));
 
+test("what was measured adds up and is drawn", slow, () => open("measured/report.html", {}, async (page) => {
+  const heads = await page.locator("h2").allTextContents();
+  assert.ok(heads.includes("rec-rdma") && heads.includes("rec-tcp"), `${heads}`);
+  const runs = await page.evaluate(() => JSON.parse(document.getElementById("data").textContent).runs);
+  for (const {name, totals} of runs) {
+    const sums = [totals.critical_path, ...totals.ranks].map(({total_ns: all, class_ns: classes}) =>
+      Object.values(classes).reduce((sum, ns) => sum + ns, 0) / all);
+    for (const sum of sums) assert.ok(Math.abs(sum - 1) < 0.02, `${name}: ${sums}`);
+  }
+  assert.equal(await page.locator("figure.timeline canvas").count(), 2, "a timeline for each run");
+  assert.ok(await page.locator("figure").count() >= 4, "and bars");
+  await shot(page, "measured");
+}));
+
+test("a study that was measured says on what", slow, () => open("studied/report.html", {}, async (page) => {
+  const text = await page.locator("body").innerText();
+  for (const part of ["Do small writes gain", "In theory:", "In one round", "Measured with", "urxe0", "Linux", "gradwire bench allreduce"]) {
+    assert.ok(text.includes(part), part);
+  }
+  assert.equal(await page.locator("table").first().locator("tbody tr").count(), 4);
+  await shot(page, "studied");
+}));
+
 test("a report of nothing is a page", slow, () => open("empty.html", {}, async (page) => {
   assert.equal(await page.locator("h1").textContent(), "Nothing measured");
 }));
