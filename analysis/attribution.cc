@@ -72,6 +72,19 @@ Attribution::Attribution(const Trace& trace) : trace_(trace) {
   for (auto& [link, by_size] : gaps) {
     for (auto& [bits, each] : by_size) pace_[link][bits] = Median(std::move(each));
   }
+  trace.ForEachWrite([&](int from, int to, uint64_t, const Write& write) {
+    if (write.gone_ns < 0 || trace_.tcp(from) || !trace_.Immediate(from, to)) return;
+    Doorbell& doorbell = doorbells_[{from, to}][write.posted_ns];
+    doorbell.bytes += write.bytes;
+    doorbell.ns = write.gone_ns - write.posted_ns;
+  });
+  for (const auto& [link, doorbells] : doorbells_) {
+    for (const auto& [begin, doorbell] : doorbells) {
+      int64_t& least =
+          copying_[link].emplace(std::bit_width(doorbell.bytes), INT64_MAX).first->second;
+      least = std::min(least, doorbell.ns);
+    }
+  }
   for (const uint64_t number : trace.Numbers()) ChargeQueues(number);
 }
 
@@ -150,6 +163,14 @@ int64_t Attribution::Transit(int from, int to, uint32_t bytes) const {
   if (pair == transit_.end()) return 0;
   const auto least = pair->second.find(std::bit_width(bytes));
   return least == pair->second.end() ? 0 : least->second;
+}
+
+int64_t Attribution::Copied(int from, int to, const Write& write) const {
+  const auto link = doorbells_.find({from, to});
+  if (link == doorbells_.end()) return write.gone_ns;
+  const auto doorbell = link->second.find(write.posted_ns);
+  if (doorbell == link->second.end()) return write.gone_ns;
+  return write.posted_ns + copying_.at({from, to}).at(std::bit_width(doorbell->second.bytes));
 }
 
 const Write* Attribution::AwaitedBy(int rank, const Event& wait) const {
@@ -261,7 +282,11 @@ void Attribution::ClassifyArrival(int rank, const Doing& doing, const Stretch& s
     } else {
       pieces.Until(posted, Class::kPosting, peer);
     }
-    pieces.Until(gone, Class::kWire, peer);
+    // A doorbell within a host copies, then wakes whoever sleeps.
+    const int64_t until = std::min(gone, end);
+    pieces.Until(std::min(until, Copied(peer, rank, *write)), Class::kWire, peer);
+    ClassifySlept(peer, rank, pieces.now(), until, out);
+    pieces.Skip(until);
   }
   if (pieces.done()) return;
   const int64_t taken = write->arrived_ns >= 0 ? write->arrived_ns : end;
@@ -296,12 +321,10 @@ void Attribution::ClassifySending(int from, uint64_t number, int64_t begin, int6
 
 void Attribution::ClassifyTransit(int from, int to, uint64_t number, int64_t begin, int64_t end,
                                   int64_t there, std::vector<Interval>& out) const {
-  const bool tcp = trace_.tcp(to);
-  const Class wire = tcp ? Class::kReceiveWait : Class::kWire;
-  const int peer = from;
+  const Class wire = trace_.tcp(to) ? Class::kReceiveWait : Class::kWire;
   Pieces pieces(begin, end, out);
   // Nobody can be woken by what is not there.
-  pieces.Until(there, wire, peer);
+  pieces.Until(there, wire, from);
   if (pieces.done()) return;
   const Doing* const sender = trace_.Find(from, number);
   // The count is of all peers: what took less than the timer was not told to come again.
@@ -309,17 +332,23 @@ void Attribution::ClassifyTransit(int from, int to, uint64_t number, int64_t beg
       end - there >= trace_.ReceiverNotReadyTimer(to) / 2) {
     return pieces.Until(end, Class::kReceiverNotReady, to);
   }
-  if (sender != nullptr && sender->retransmits > 0) return pieces.Until(end, wire, peer);
+  if (sender != nullptr && sender->retransmits > 0) return pieces.Until(end, wire, from);
   if (trace_.Immediate(from, to)) return pieces.Until(end, Class::kWakeUp, to);
-  // Else only what was slept through.
+  ClassifySlept(from, to, pieces.now(), end, out);
+}
+
+void Attribution::ClassifySlept(int from, int to, int64_t begin, int64_t end,
+                                std::vector<Interval>& out) const {
+  const Class wire = trace_.tcp(to) ? Class::kReceiveWait : Class::kWire;
+  Pieces pieces(begin, end, out);
   const auto& blocks = trace_.Blocks(to);
   auto block = std::lower_bound(blocks.begin(), blocks.end(), pieces.now(),
                                 [](const auto& each, int64_t time) { return each.second <= time; });
   for (; block != blocks.end() && !pieces.done(); ++block) {
-    pieces.Until(block->first, wire, peer);
+    pieces.Until(block->first, wire, from);
     pieces.Until(block->second, Class::kWakeUp, to);
   }
-  pieces.Until(end, wire, peer);
+  pieces.Until(end, wire, from);
 }
 
 }  // namespace gradwire::analysis

@@ -52,6 +52,9 @@ class Attribution {
   // [begin, end) on the wire from `from` to `to`; the write is there at `there`.
   void ClassifyTransit(int from, int to, uint64_t number, int64_t begin, int64_t end, int64_t there,
                        std::vector<Interval>& out) const;
+  // [begin, end) of a wait for what is there: wake-up where `to` slept, else the wire's.
+  void ClassifySlept(int from, int to, int64_t begin, int64_t end,
+                     std::vector<Interval>& out) const;
   // Charges each wait of operation `number` with what full send queues have cost it.
   void ChargeQueues(uint64_t number);
   // Whether the write stood in line for room in the send queue of `from`.
@@ -62,10 +65,22 @@ class Attribution {
   // The quickest transit of a write of about this size.
   int64_t Transit(int from, int to, uint32_t bytes) const;
 
+  // When the write lay in the memory of `to`: within a host its doorbell copies it, in the quickest
+  // time of a doorbell with about so many bytes; else the doorbell's end.
+  int64_t Copied(int from, int to, const Write& write) const;
+
+  struct Doorbell {
+    uint64_t bytes = 0;
+    int64_t ns = 0;
+  };
+
   const Trace& trace_;
   std::map<std::pair<int, int>, std::map<int, int64_t>> transit_;  // by pair and bits of size
   std::map<std::pair<int, int>, std::map<int, int64_t>> pace_;     // likewise
-  std::unordered_map<const Stretch*, int64_t> queue_cost_;         // ns
+  // Of links within a host: by when it began, and the quickest by bits of bytes.
+  std::map<std::pair<int, int>, std::map<int64_t, Doorbell>> doorbells_;
+  std::map<std::pair<int, int>, std::map<int, int64_t>> copying_;
+  std::unordered_map<const Stretch*, int64_t> queue_cost_;  // ns
 };
 
 }  // namespace gradwire::analysis

@@ -233,6 +233,20 @@ TEST(Attribution, WakeUpIsWhatWasSleptThroughAfterTheDataWereThere) {
   EXPECT_EQ(slept[static_cast<size_t>(Class::kWire)], 30'000);
 }
 
+TEST(Attribution, ADoorbellWithinAHostCopiesThenWakesWhoSleeps) {
+  Script script = Waiting(10, 10, 12, 20);  // the quickest: it copies for 2 us
+  script.Operation(0, 1000, 1100, 2);
+  script.Operation(1, 1000, 1100, 2);
+  script.Wait(0, 1000, 1090, 1, 1);
+  script.Write(1, 0, 1010, 1010, 1060, 1090, 1);
+  script.Add(0, Kind::kBlock, 1002, 1055);
+  for (const int rank : {0, 1}) script.rank(rank).facts.memory_shared = true;
+  const auto run = Analysed(script);
+  const auto& times = run.operations[1].ranks[0].total_ns;
+  EXPECT_EQ(times[static_cast<size_t>(Class::kWakeUp)], 43'000 + 30'000);
+  EXPECT_EQ(times[static_cast<size_t>(Class::kWire)], 2'000 + 5'000);
+}
+
 TEST(Attribution, TcpHasClassesOfItsOwn) {
   // Not on one host: the kernel's receive side is part of the way.
   Script script = Waiting(10, 0, 50, 90, "tcp", /*same_host=*/false);
