@@ -56,16 +56,22 @@ Attribution::Attribution(const Trace& trace) : trace_(trace) {
         transit_[{from, to}].emplace(std::bit_width(write.bytes), INT64_MAX).first->second;
     least = std::min(least, std::max<int64_t>(0, write.arrived_ns - write.gone_ns));
   });
-  std::map<std::pair<int, int>, std::map<int, std::vector<int64_t>>> gaps;
+  std::map<std::pair<int, int>, std::map<int, std::vector<int64_t>>> gaps;  // of one doorbell
   std::pair<int, int> pair{-1, -1};
   Write before;
   trace.ForEachWrite([&](int from, int to, uint64_t, const Write& write) {
     const bool same_link = pair == std::pair(from, to);
     pair = {from, to};
-    if (same_link && write.posted_ns >= 0 && write.posted_ns == before.posted_ns &&
-        before.arrived_ns >= 0 && write.arrived_ns >= 0) {
-      gaps[pair][std::bit_width(write.bytes)].push_back(
-          std::max<int64_t>(0, write.arrived_ns - before.arrived_ns));
+    if (same_link && write.posted_ns >= 0 && before.arrived_ns >= 0 && write.arrived_ns >= 0) {
+      const int bits = std::bit_width(write.bytes);
+      const int64_t gap = std::max<int64_t>(0, write.arrived_ns - before.arrived_ns);
+      if (write.posted_ns == before.posted_ns) {
+        gaps[pair][bits].push_back(gap);
+      } else if (before.posted_ns >= 0 && write.posted_ns < before.arrived_ns) {
+        // Of a doorbell of its own, but under way at the same time: the closest of them.
+        int64_t& least = pace_[pair].emplace(bits, INT64_MAX).first->second;
+        least = std::min(least, gap);
+      }
     }
     before = write;
   });
@@ -140,10 +146,13 @@ void Attribution::ChargeQueues(uint64_t number) {
     const Write& write = *each.write;
     const int peer = stretch.wait->peer;
     const int64_t sender = ahead_at(peer, write.written_ns);
-    // While the peer had not written, what it waited for itself is the cause.
+    // While the peer had not written, what it waited for itself is the cause, but for what this
+    // rank brought it late.
+    const int64_t own = ahead_at(each.rank, stretch.begin_ns);
     const int64_t told =
-        std::max<int64_t>(0, sender - ahead_at(peer, std::min(stretch.begin_ns, write.written_ns)));
-    const int64_t before = ahead_at(each.rank, stretch.begin_ns) + told;
+        std::clamp<int64_t>(sender - ahead_at(peer, std::min(stretch.begin_ns, write.written_ns)),
+                            0, std::max<int64_t>(0, sender - own));
+    const int64_t before = own + told;
     int64_t cost = 0;
     if (each.stood_in_line) {
       const int64_t late = write.posted_ns - write.written_ns;
@@ -197,7 +206,7 @@ void Attribution::Explain(int rank, uint64_t number, int64_t begin, int64_t end,
                           std::vector<Interval>& out) const {
   Pieces pieces(begin, end, out);
   const Doing* const doing = trace_.Find(rank, number);
-  if (doing == nullptr || depth >= trace_.world_size()) {
+  if (doing == nullptr || depth >= std::ssize(trace_.recordings())) {
     return pieces.Until(end, Class::kLatePeer, rank);
   }
   pieces.Until(doing->begin_ns, Class::kLatePeer, rank);  // had not begun
@@ -243,7 +252,8 @@ void Attribution::Classify(int rank, const Doing& doing, const Stretch& stretch,
       pieces.Until(write->posted_ns, tcp ? Class::kSendBlocked : Class::kSendQueueFull,
                    tcp ? rank : wait.peer);
       const int64_t there = write->gone_ns + 2 * Transit(rank, wait.peer, write->bytes);
-      return ClassifyTransit(rank, wait.peer, doing.number, pieces.now(), end, there, out);
+      return ClassifyTransit({rank, wait.peer, rank, there, wait.end_ns}, doing.number,
+                             pieces.now(), end, out);
     }
   }
   pieces.Until(end, Class::kOther, wait.peer);
@@ -285,14 +295,14 @@ void Attribution::ClassifyArrival(int rank, const Doing& doing, const Stretch& s
     // A doorbell within a host copies, then wakes whoever sleeps.
     const int64_t until = std::min(gone, end);
     pieces.Until(std::min(until, Copied(peer, rank, *write)), Class::kWire, peer);
-    ClassifySlept(peer, rank, pieces.now(), until, out);
+    ClassifySlept({peer, rank, rank}, pieces.now(), until, out);
     pieces.Skip(until);
   }
   if (pieces.done()) return;
   const int64_t taken = write->arrived_ns >= 0 ? write->arrived_ns : end;
   const int64_t until = std::min(end, std::max(taken, pieces.now()));
-  ClassifyTransit(peer, rank, doing.number, pieces.now(), until,
-                  gone + Transit(peer, rank, write->bytes), out);
+  const Passage passage{peer, rank, rank, gone + Transit(peer, rank, write->bytes), taken};
+  ClassifyTransit(passage, doing.number, pieces.now(), until, out);
   pieces.Skip(until);
   pieces.Until(end, Class::kOther, peer);
 }
@@ -319,36 +329,40 @@ void Attribution::ClassifySending(int from, uint64_t number, int64_t begin, int6
   pieces.Until(end, Class::kSendBlocked, from);
 }
 
-void Attribution::ClassifyTransit(int from, int to, uint64_t number, int64_t begin, int64_t end,
-                                  int64_t there, std::vector<Interval>& out) const {
-  const Class wire = trace_.tcp(to) ? Class::kReceiveWait : Class::kWire;
+void Attribution::ClassifyTransit(const Passage& passage, uint64_t number, int64_t begin,
+                                  int64_t end, std::vector<Interval>& out) const {
+  const auto& [from, to, waiter, there, taken] = passage;
+  const Class wire = trace_.tcp(waiter) ? Class::kReceiveWait : Class::kWire;
+  const int peer = waiter == to ? from : to;
   Pieces pieces(begin, end, out);
   // Nobody can be woken by what is not there.
-  pieces.Until(there, wire, from);
+  pieces.Until(there, wire, peer);
   if (pieces.done()) return;
   const Doing* const sender = trace_.Find(from, number);
   // The count is of all peers: what took less than the timer was not told to come again.
   if (sender != nullptr && sender->receiver_not_ready > 0 &&
-      end - there >= trace_.ReceiverNotReadyTimer(to) / 2) {
+      taken - there >= trace_.ReceiverNotReadyTimer(to) / 2) {
     return pieces.Until(end, Class::kReceiverNotReady, to);
   }
-  if (sender != nullptr && sender->retransmits > 0) return pieces.Until(end, wire, from);
-  if (trace_.Immediate(from, to)) return pieces.Until(end, Class::kWakeUp, to);
-  ClassifySlept(from, to, pieces.now(), end, out);
+  if (sender != nullptr && sender->retransmits > 0) return pieces.Until(end, wire, peer);
+  if (trace_.Immediate(from, to)) return pieces.Until(end, Class::kWakeUp, waiter);
+  ClassifySlept(passage, pieces.now(), end, out);
 }
 
-void Attribution::ClassifySlept(int from, int to, int64_t begin, int64_t end,
+void Attribution::ClassifySlept(const Passage& passage, int64_t begin, int64_t end,
                                 std::vector<Interval>& out) const {
-  const Class wire = trace_.tcp(to) ? Class::kReceiveWait : Class::kWire;
+  const int waiter = passage.waiter;
+  const int peer = waiter == passage.to ? passage.from : passage.to;
+  const Class wire = trace_.tcp(waiter) ? Class::kReceiveWait : Class::kWire;
   Pieces pieces(begin, end, out);
-  const auto& blocks = trace_.Blocks(to);
+  const auto& blocks = trace_.Blocks(waiter);
   auto block = std::lower_bound(blocks.begin(), blocks.end(), pieces.now(),
                                 [](const auto& each, int64_t time) { return each.second <= time; });
   for (; block != blocks.end() && !pieces.done(); ++block) {
-    pieces.Until(block->first, wire, from);
-    pieces.Until(block->second, Class::kWakeUp, to);
+    pieces.Until(block->first, wire, peer);
+    pieces.Until(block->second, Class::kWakeUp, waiter);
   }
-  pieces.Until(end, wire, from);
+  pieces.Until(end, wire, peer);
 }
 
 }  // namespace gradwire::analysis

@@ -49,18 +49,26 @@ class Attribution {
   // TCP: [begin, end) of a wait for a write that `from` has at hand and is sending.
   void ClassifySending(int from, uint64_t number, int64_t begin, int64_t end,
                        std::vector<Interval>& out) const;
-  // [begin, end) on the wire from `from` to `to`; the write is there at `there`.
-  void ClassifyTransit(int from, int to, uint64_t number, int64_t begin, int64_t end, int64_t there,
+  // A write on its way, and the end that waits: the receiver for it, or the sender for its
+  // completion.
+  struct Passage {
+    int from, to, waiter;
+    int64_t there = 0;  // from when on the wire is no reason to wait
+    int64_t taken = 0;  // when the waiter saw it
+  };
+  // [begin, end) of the wait.
+  void ClassifyTransit(const Passage& passage, uint64_t number, int64_t begin, int64_t end,
                        std::vector<Interval>& out) const;
-  // [begin, end) of a wait for what is there: wake-up where `to` slept, else the wire's.
-  void ClassifySlept(int from, int to, int64_t begin, int64_t end,
+  // [begin, end) of a wait for what is there: wake-up where the waiter slept, else the wire's.
+  void ClassifySlept(const Passage& passage, int64_t begin, int64_t end,
                      std::vector<Interval>& out) const;
   // Charges each wait of operation `number` with what full send queues have cost it.
   void ChargeQueues(uint64_t number);
   // Whether the write stood in line for room in the send queue of `from`.
   bool StoodInLine(int from, int to, uint64_t number, const Write& write) const;
   // What the link takes for a write of about this size behind another: how far apart those came
-  // that one doorbell sent, as a rule; 0 when none did.
+  // that one doorbell sent, as a rule; where none did, how close those came that were under way
+  // together; else 0.
   int64_t Pace(int from, int to, uint32_t bytes) const;
   // The quickest transit of a write of about this size.
   int64_t Transit(int from, int to, uint32_t bytes) const;

@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <map>
+#include <tuple>
 #include <unordered_map>
 
 namespace gradwire::analysis {
@@ -84,13 +85,29 @@ std::vector<Alignment> AlignClocks(const std::vector<Recording>& ranks,
       }
     }
   }
+  // The worst contradiction, and between which clocks.
+  int64_t drift = 0;
+  size_t one = 0, other = 0;
+  const auto contradicts = [&](size_t a, size_t b, int64_t by) {
+    if (by > drift) drift = by, one = std::min(a, b), other = std::max(a, b);
+  };
+  // What contradicts itself leaves a span of that length, the other way round.
+  for (size_t a = 0; a < n; ++a) {
+    for (size_t b = a + 1; b < n; ++b) {
+      int64_t &most = bound[a][b], &least = bound[b][a];
+      if (most >= kUnbounded || least >= kUnbounded || most + least >= 0) continue;
+      contradicts(a, b, -(most + least));
+      std::tie(most, least) = std::pair(-least, -most);
+    }
+  }
   for (size_t via = 0; via < n; ++via) {
     for (size_t a = 0; a < n; ++a) {
       for (size_t b = 0; b < n; ++b) {
-        // A contradiction must not go round and grow.
-        if (a == b || a == via || b == via) continue;
         if (bound[a][via] >= kUnbounded || bound[via][b] >= kUnbounded) continue;
-        bound[a][b] = std::min(bound[a][b], bound[a][via] + bound[via][b]);
+        // One that shows only round three clocks must not go round and grow.
+        const int64_t most = bound[a][via] + bound[via][b], least = -bound[b][a];
+        if (bound[b][a] < kUnbounded) contradicts(a, b, least - most);
+        bound[a][b] = std::min(bound[a][b], std::max(most, least));
       }
     }
   }
@@ -108,13 +125,16 @@ std::vector<Alignment> AlignClocks(const std::vector<Recording>& ranks,
       continue;
     }
     result[i] = {least + (most - least) / 2, (most - least) / 2};
-    if (most < least) {
-      result[i].error_ns = (least - most) / 2;
-      problems.push_back(fmt::format(
-          "The clocks of ranks {} and {} drifted by {:.1f} us during the run: times between them "
-          "are no better than that.",
-          ranks[0].facts.rank, ranks[i].facts.rank, static_cast<double>(least - most) / 1e3));
-    }
+  }
+  if (drift > 0) {
+    const auto rank = [&](size_t of) {
+      const auto first = std::find(clock.begin(), clock.end(), static_cast<int>(of));
+      return ranks[static_cast<size_t>(first - clock.begin())].facts.rank;
+    };
+    problems.push_back(fmt::format(
+        "The clocks of ranks {} and {} drifted by {:.1f} us during the run: times between them are "
+        "no better than that.",
+        rank(one), rank(other), static_cast<double>(drift) / 1e3));
   }
   return result;
 }

@@ -6,6 +6,8 @@
 #include <array>
 #include <map>
 
+#include "analysis/units.h"
+
 namespace gradwire::analysis {
 namespace {
 
@@ -28,14 +30,6 @@ int Dominant(const std::map<int, int64_t>& parts, int64_t total) {
     if (static_cast<double>(part) > kDominates * static_cast<double>(total)) return rank;
   }
   return -1;
-}
-
-// "1.8 ms"
-std::string Time(int64_t ns) {
-  if (ns < 10'000) return fmt::format("{:.2f} us", static_cast<double>(ns) / 1e3);
-  if (ns < 1'000'000) return fmt::format("{:.0f} us", static_cast<double>(ns) / 1e3);
-  if (ns < 1'000'000'000) return fmt::format("{:.2f} ms", static_cast<double>(ns) / 1e6);
-  return fmt::format("{:.2f} s", static_cast<double>(ns) / 1e9);
 }
 
 const RankInfo* InfoOf(const Run& run, int rank) {
@@ -201,9 +195,10 @@ std::vector<Finding> FindingsOf(const Run& run) {
     finding.ns_per_operation = sum.total_ns / parts;
     const Words words =
         WordsOf(run, finding.in, finding.rank, finding.peer, 2 * sum.with_loss_ns > sum.total_ns);
-    finding.sentence = fmt::format("{:.0f} % of {} ({} per operation) {}.", 100 * share,
-                                   path ? "the critical path" : "all ranks' time",
-                                   Time(finding.ns_per_operation), words.because);
+    finding.sentence =
+        fmt::format("{:.0f} % of {} ({} per operation) {}.", 100 * share,
+                    path ? "the critical path" : "all ranks' time",
+                    TimeText(static_cast<double>(finding.ns_per_operation)), words.because);
     finding.advice = words.advice;
     findings.push_back(std::move(finding));
   }

@@ -2,6 +2,8 @@
 
 #include <fmt/format.h>
 
+#include "analysis/units.h"
+
 namespace gradwire::analysis {
 namespace {
 
@@ -46,10 +48,10 @@ std::string_view DescriptionOf(Class value) { return TextOf(value).description; 
 
 std::string Sentence(const StepSummary& steps) {
   return fmt::format(
-      "{} {} of training took {:.3g} ms each, the median of the slowest ranks'; for {:.0f} % of "
+      "{} {} of training took {} each, the median of the slowest ranks'; for {:.0f} % of "
       "their time ranks stood still for collectives.",
-      steps.count, steps.count == 1 ? "step" : "steps", static_cast<double>(steps.median_ns) / 1e6,
-      100 * steps.held);
+      steps.count, steps.count == 1 ? "step" : "steps",
+      TimeText(static_cast<double>(steps.median_ns)), 100 * steps.held);
 }
 
 std::optional<Class> ClassNamed(std::string_view name) {

@@ -139,7 +139,7 @@ void Trace::Index(PerRank& rank, telemetry::Recording& recording) {
         rank.blocks.emplace_back(event.begin_ns, event.end_ns);
         break;
       case Kind::kQueueFull:
-        rank.queue_full.emplace_back(event.begin_ns, event.peer);
+        rank.queue_full[event.peer].push_back(event.begin_ns);
         break;
       case Kind::kWrite: {
         Write& write = writes_[{me, event.peer}][event.value];
@@ -243,12 +243,10 @@ const std::vector<std::pair<int64_t, int64_t>>& Trace::Blocks(int rank) const {
 bool Trace::QueueFull(int rank, int peer, int64_t begin, int64_t end) const {
   const auto found = ranks_.find(rank);
   if (found == ranks_.end()) return false;
-  const auto& marks = found->second.queue_full;
-  auto mark = std::lower_bound(marks.begin(), marks.end(), std::pair<int64_t, int>(begin, -1));
-  for (; mark != marks.end() && mark->first < end; ++mark) {
-    if (mark->second == peer) return true;
-  }
-  return false;
+  const auto marks = found->second.queue_full.find(peer);
+  if (marks == found->second.queue_full.end()) return false;
+  const auto mark = std::lower_bound(marks->second.begin(), marks->second.end(), begin);
+  return mark != marks->second.end() && *mark < end;
 }
 
 }  // namespace gradwire::analysis

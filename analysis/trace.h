@@ -81,7 +81,7 @@ class Trace {
   struct PerRank {
     std::map<uint64_t, Doing> operations;
     std::vector<std::pair<int64_t, int64_t>> blocks;
-    std::vector<std::pair<int64_t, int>> queue_full;  // when, for which peer
+    std::map<int, std::vector<int64_t>> queue_full;  // when, by peer
     std::vector<StepTimes> steps;
     const telemetry::Recording* recording = nullptr;
   };

@@ -44,21 +44,6 @@ constexpr std::array<Look, kClassCount> kLooks = {{
 
 const Look& LookOf(size_t index) { return kLooks[index]; }
 
-std::string Time(double ns) {
-  const char* unit = "ns";
-  if (ns >= 1e9) {
-    ns /= 1e9;
-    unit = "s";
-  } else if (ns >= 1e6) {
-    ns /= 1e6;
-    unit = "ms";
-  } else if (ns >= 1e3) {
-    ns /= 1e3;
-    unit = "us";
-  }
-  return fmt::format("{:.{}f} {}", ns, ns >= 100 || unit[0] == 'n' ? 0 : ns >= 10 ? 1 : 2, unit);
-}
-
 std::string Percent(double share) {
   if (share > 0 && share < 0.0005) return "<0.1 %";
   return fmt::format("{:.1f} %", 100 * share);
@@ -100,7 +85,7 @@ std::string Bars(const std::vector<Column>& rows, const TextOptions& options) {
   for (size_t i = 0; i < shown; ++i) {
     text += fmt::format("  {}{} {}\n", FitLeft(rows[i].name, kLabelWidth),
                         Bar(*rows[i].tally, full_ns, columns, options.colored),
-                        FitRight(Time(MeanNs(*rows[i].tally)), kTimeWidth));
+                        FitRight(TimeText(MeanNs(*rows[i].tally)), kTimeWidth));
   }
   if (shown < rows.size()) text += fmt::format("  and {} more ranks\n", rows.size() - shown);
   return text;
@@ -161,8 +146,9 @@ std::string Kinds(const RunTally& sums, int width) {
   std::string text;
   for (size_t i = 0; i < std::min(kMaxKinds, sums.kinds.size()); ++i) {
     const KindTally& kind = sums.kinds[i];
-    text += Wrap(fmt::format("{}: median {}", kind.what, Time(static_cast<double>(kind.median_ns))),
-                 width, "  ");
+    text +=
+        Wrap(fmt::format("{}: median {}", kind.what, TimeText(static_cast<double>(kind.median_ns))),
+             width, "  ");
   }
   if (sums.kinds.size() > kMaxKinds) {
     text += fmt::format("  and {} other kinds\n", sums.kinds.size() - kMaxKinds);
@@ -180,7 +166,7 @@ std::string CriticalPath(const Tally& critical, int width) {
   std::stable_sort(order.begin(), order.end(), [&critical](size_t a, size_t b) {
     return critical.class_ns[a] > critical.class_ns[b];
   });
-  std::string text = fmt::format("{} an operation", Time(MeanNs(critical)));
+  std::string text = fmt::format("{} an operation", TimeText(MeanNs(critical)));
   for (size_t i = 0; i < std::min(kNamed, order.size()); ++i) {
     const auto value = static_cast<Class>(order[i]);
     text +=
@@ -271,11 +257,11 @@ std::string List(std::string_view title, const std::vector<std::string>& sentenc
 std::string FormatRun(const Run& run, const TextOptions& wanted) {
   const TextOptions options{std::max(wanted.width, kMinWidth), wanted.colored};
   const RunTally sums = TallyOf(run);
-  std::string text =
-      Wrap(fmt::format("{}: {} operation{} of {} rank{}, median {}", run.name,
-                       run.operations.size(), run.operations.size() == 1 ? "" : "s", run.world_size,
-                       run.world_size == 1 ? "" : "s", Time(static_cast<double>(sums.median_ns))),
-           options.width, "");
+  std::string text = Wrap(
+      fmt::format("{}: {} operation{} of {} rank{}, median {}", run.name, run.operations.size(),
+                  run.operations.size() == 1 ? "" : "s", run.world_size,
+                  run.world_size == 1 ? "" : "s", TimeText(static_cast<double>(sums.median_ns))),
+      options.width, "");
   text += Kinds(sums, options.width);
   if (run.step_summary) text += Wrap(Sentence(*run.step_summary), options.width, "");
 

@@ -67,6 +67,13 @@ function pixelsOf(canvas, name) {
   }, `--${name.replace(/_/g, "-")}`);
 }
 
+// Scrolling hides what a mouse shows; its event comes with one of the next frames.
+async function scrolledTo(element) {
+  await element.scrollIntoViewIfNeeded();
+  await element.evaluate(() => new Promise(
+    (done) => requestAnimationFrame(() => requestAnimationFrame(done))));
+}
+
 const viewOf = (canvas) => canvas.evaluate((node) => [Number(node.dataset.fromNs), Number(node.dataset.toNs)]);
 const span = ([from, to]) => to - from;
 
@@ -185,7 +192,7 @@ test("charts are drawn", slow, () => open("report.html", {}, async (page) => {
 test("the timeline zooms, moves and explains", slow, () => open("report.html", {}, async (page) => {
   const figure = page.locator("article.run figure.timeline").first();
   const canvas = figure.locator("canvas");
-  await canvas.scrollIntoViewIfNeeded();
+  await scrolledTo(canvas);
   const whole = await viewOf(canvas);
   const box = await canvas.boundingBox();
   const [x, y] = [box.x + 124 + (box.width - 132) / 4, box.y + 34 + 10];
@@ -243,7 +250,7 @@ test("the timeline zooms, moves and explains", slow, () => open("report.html", {
   assert.notEqual(await canvas.evaluate((node) => node.toDataURL()), withPath);
   await figure.getByLabel("writes").check();
   await figure.getByLabel("critical path").check();
-  await figure.scrollIntoViewIfNeeded();
+  await scrolledTo(figure);
   await page.screenshot({path: path.join(folder, "zoomed.png")});
 }));
 
@@ -382,10 +389,10 @@ test("text of peers stays text", slow, () => open("hostile.html", {}, async (pag
   assert.match(await page.locator("article.run td:visible").filter({hasText: "injected"}).first().innerText(), /<img src=x/);
   assert.doesNotMatch(await page.locator("body").innerText(), /[\u202e\u001b]/);
   const canvas = page.locator("canvas").first();
-  await canvas.scrollIntoViewIfNeeded();
+  await scrolledTo(canvas);
   const box = await canvas.boundingBox();
   await page.mouse.move(box.x + box.width / 2, box.y + 40);
-  assert.ok(await page.locator("#tip").isVisible());
+  await page.locator("#tip").waitFor();
   assert.equal(await page.evaluate(() => window.injected), undefined);
   const widths = await page.evaluate(() => [document.documentElement.scrollWidth, innerWidth]);
   assert.ok(widths[0] <= widths[1], "long texts break");

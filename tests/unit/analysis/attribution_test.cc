@@ -157,6 +157,42 @@ TEST(Attribution, EachRoundTripOfAShortQueueIsCharged) {
   EXPECT_DOUBLE_EQ(Us(run, 0, Class::kWire), 50);
 }
 
+// What one stall made late comes back with the answer, but is not a cause that hides the next.
+TEST(Attribution, AStallAfterARoundTripIsChargedAgain) {
+  Script script(2, "rdma");
+  script.Operation(0, 0, 200);
+  script.Operation(1, 0, 200);
+  script.Add(1, Kind::kQueueFull, 10, 10, 0);
+  script.Write(1, 0, 10, 70, 72, 90);
+  script.Wait(0, 0, 90, 1);
+  script.Write(0, 1, 95, 95, 96, 110);
+  script.Wait(1, 75, 110, 0);
+  script.Add(1, Kind::kQueueFull, 115, 115, 0);
+  script.Write(1, 0, 115, 145, 147, 160, 1);
+  script.Wait(0, 97, 160, 1, 1);
+  EXPECT_DOUBLE_EQ(Us(Analysed(script), 0, Class::kSendQueueFull), 60 + 30);
+}
+
+// Writes arrive every 10 us without a gap, each with a doorbell of its own: the link is busy.
+TEST(Attribution, ABusyLinkIsNoFullQueue) {
+  Script script(2, "rdma");
+  script.Operation(0, 0, 500);
+  script.Operation(1, 0, 500);
+  script.Add(1, Kind::kQueueFull, 1, 1, 0);
+  double taken = 0;
+  for (int i = 0; i < 30; ++i) {
+    const double arrived = 20 + 10 * static_cast<double>(i);
+    // Room for two at a time.
+    const double posted = std::max(0.0, arrived - 20);
+    script.Write(1, 0, 0, posted, posted + 1, arrived, static_cast<uint64_t>(i));
+    script.Wait(0, taken, arrived, 1, static_cast<uint64_t>(i));
+    taken = arrived;
+  }
+  const auto run = Analysed(script);
+  EXPECT_LE(Us(run, 0, Class::kSendQueueFull), 10);
+  EXPECT_GE(Us(run, 0, Class::kWire), 290);
+}
+
 TEST(Attribution, AWriteWithoutACreditIsToldAtBothEnds) {
   Script script = Waiting(60, 60, 62, 90);
   script.Wait(1, 5, 60, 0, 0, Need::kCredit);
@@ -199,6 +235,17 @@ TEST(Attribution, AReceiverThatWasNotReadyIsNamed) {
   EXPECT_EQ(late[static_cast<size_t>(Class::kWire)], 6'000);
   EXPECT_EQ(run.findings[0].in, Class::kReceiverNotReady);
   EXPECT_EQ(run.operations[0].ranks[0].total_ns[static_cast<size_t>(Class::kReceiverNotReady)], 0);
+}
+
+TEST(Attribution, AWaitForAReceiverIsOneWhateverIsDoneMeanwhile) {
+  Script script = WithANak("12");  // 0.64 ms
+  script.Wait(0, 1000, 1700, 1, 1);
+  script.Write(1, 0, 1010, 1010, 1011, 1700, 1);
+  script.Add(0, Kind::kPosted, 1300, 1302, 1, 7, 64);
+  script.Add(0, Kind::kPosted, 1500, 1502, 1, 8, 64);
+  const auto run = Analysed(script);
+  const auto& times = run.operations[1].ranks[0].total_ns;
+  EXPECT_GT(times[static_cast<size_t>(Class::kReceiverNotReady)], 600'000);
 }
 
 TEST(Attribution, WhatTookLessThanTheTimerWasNotToldToComeAgain) {
@@ -349,6 +396,21 @@ TEST(Attribution, WritesAreWaitedForToTheirEnd) {
   EXPECT_DOUBLE_EQ(Us(run, 0, Class::kWire), 48);
 }
 
+TEST(Attribution, WhoWaitsForAWritesEndIsWhoSleeps) {
+  for (const int sleeper : {0, 1}) {
+    Script script = Waiting(10, 10, 12, 20);  // the quickest transit: 8 us
+    script.Operation(0, 1000, 1100, 2);
+    script.Operation(1, 1000, 1100, 2);
+    script.Write(1, 0, 1005, 1005, 1006, 1014, 1);
+    script.Wait(1, 1006, 1090, 0, 1, Need::kWritten);
+    script.Add(sleeper, Kind::kBlock, 1010, 1080);
+    const auto run = Analysed(script);
+    const auto& times = run.operations[1].ranks[1].total_ns;
+    // There after two transits, at 1022.
+    EXPECT_EQ(times[static_cast<size_t>(Class::kWakeUp)], sleeper == 1 ? 58'000 : 0);
+  }
+}
+
 TEST(Clocks, AreAlignedByWhatPassedBetweenThem) {
   Script script(2, "rdma", /*same_host=*/false);
   // Rank 1's clock is an hour and 7 us ahead.
@@ -388,6 +450,26 @@ TEST(Clocks, ThatNothingBindsOrThatDriftAreReported) {
   ASSERT_TRUE(run.ok());
   ASSERT_EQ(run->problems.size(), 1u);
   EXPECT_THAT(run->problems[0], HasSubstr("drifted by 40.0 us"));
+}
+
+TEST(Clocks, AContradictionDoesNotGrowWithTheNumberOfHosts) {
+  constexpr int kHosts = 16;
+  Script script(kHosts, "rdma", /*same_host=*/false);
+  for (int a = 0; a < kHosts; ++a) {
+    script.Operation(a, 0, 100);
+    for (int b = 0; b < kHosts; ++b) {
+      if (a == b) continue;
+      const auto sequence = static_cast<uint64_t>(b);
+      script.Add(a, Kind::kWrite, 50, 50, b, sequence, 64);
+      script.Add(b, Kind::kArrived, 30, 30, a, sequence, 64);
+    }
+  }
+  const TemporaryFolder folder;
+  const auto run = script.Analysed(folder.path());
+  ASSERT_TRUE(run.ok());
+  ASSERT_EQ(run->problems.size(), 1u);
+  EXPECT_THAT(run->problems[0], HasSubstr("drifted by 40.0 us"));
+  for (const RankInfo& rank : run->ranks) EXPECT_LE(rank.clock_error_ns, 20'000);
 }
 
 }  // namespace

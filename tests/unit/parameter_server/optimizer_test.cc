@@ -136,7 +136,7 @@ TEST(OptimizerTest, PiecesGiveTheSameAsTheWhole) {
     const OptimizerOptions options = {.name = name, .weight_decay = 0.1};
     auto whole = *Optimizer::Make(options, 7);
     auto pieces = *Optimizer::Make(options, 7);
-    std::vector<float> a(7, 1.0f), b(7, 1.0f), g = {1, 2, 3, 4, 5, 6, 7};
+    std::vector<float> a = {1, 2, 4, 8, 16, 32, 64}, b = a, g = {1, 2, 3, 4, 5, 6, 7};
     for (int t = 1; t <= 3; ++t) {
       whole->Update(t, 0.1, 0, a, g);
       for (const auto& [offset, size] : {std::pair<size_t, size_t>{5, 2}, {0, 5}}) {
