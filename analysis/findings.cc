@@ -46,12 +46,22 @@ std::string Setting(const Run& run, int rank, const std::string& name) {
   return found == info->settings.end() ? "?" : found->second;
 }
 
+// Of all ranks. A port of the kernel's or a NIC counts for all ranks that use it, urxe and TCP for
+// their own.
 uint64_t Counter(const Run& run, const std::string& name) {
   uint64_t sum = 0;
+  std::map<std::pair<std::string, std::string>, uint64_t> of_port;
   for (const RankInfo& info : run.ranks) {
     const auto found = info.counters.find(name);
-    if (found != info.counters.end()) sum += found->second;
+    if (found == info.counters.end()) continue;
+    if (info.transport != "rdma" || info.device.find(" urxe") != std::string::npos) {
+      sum += found->second;
+    } else {
+      uint64_t& most = of_port[{info.host, info.device}];
+      most = std::max(most, found->second);
+    }
   }
+  for (const auto& [port, most] : of_port) sum += most;
   return sum;
 }
 

@@ -85,8 +85,9 @@ absl::StatusOr<Recordings> ReadRecordings(const std::filesystem::path& folder) {
     }
     if (each.facts.lost_events > 0) {
       result.problems.push_back(
-          fmt::format("Rank {} kept the last {} events of {}; --telemetry-events keeps more.", rank,
-                      each.events.size(), each.events.size() + each.facts.lost_events));
+          fmt::format("Rank {} kept its last events; {} before them were overwritten. "
+                      "--telemetry-events keeps more.",
+                      rank, each.facts.lost_events));
     }
     result.ranks.push_back(std::move(each));
   }

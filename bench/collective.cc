@@ -19,6 +19,11 @@ double CollectiveInfo::BusFactor(int ranks) const {
   return 0;
 }
 
+double CollectiveInfo::MovedFactor(int ranks) const {
+  // The root has it already.
+  return rooted ? 1 - 1.0 / ranks : BusFactor(ranks);
+}
+
 std::span<const CollectiveInfo> AllCollectives() {
   static constexpr std::array<CollectiveInfo, 4> kTable = {{
       {Collective::kAllReduce, "allreduce", "all_reduce", "all_reduce_perf", true, false, false},

@@ -28,6 +28,8 @@ struct CollectiveInfo {
 
   // busbw / algbw: what each rank's link must carry at least, per byte of `size`.
   double BusFactor(int ranks) const;
+  // Bytes that have to move from rank to rank per byte of `size`, mean of the ranks.
+  double MovedFactor(int ranks) const;
 };
 std::span<const CollectiveInfo> AllCollectives();
 

@@ -80,7 +80,7 @@ class Mode {
     const double steps = ranks * static_cast<double>(options.iterations);
     const double moved = static_cast<double>(row_.bytes) * steps;
     row_.cost = CostOf({sums[0], sums[1], sums[2], sums[3], sums[4], sums[5], sums[6]}, moved / 1e9,
-                       steps, moved * AllCollectives()[0].BusFactor(communicator_->size()));
+                       steps, moved * AllCollectives()[0].MovedFactor(communicator_->size()));
     if (options.checks > 0) row_.wrong = static_cast<int64_t>(sums[7]);
     return row_;
   }

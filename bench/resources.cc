@@ -57,7 +57,7 @@ Cost CostOf(const ResourceUse& total, double gigabytes, double calls, double mov
                per(total.syscalls, calls),
                per(total.blocks, calls),
                std::nullopt};
-  if (moved > 0) cost.copies_per_byte = total.bytes_copied / moved;
+  if (moved > 0 && total.bytes_copied > 0) cost.copies_per_byte = total.bytes_copied / moved;
   return cost;
 }
 

@@ -35,7 +35,7 @@ struct Cost {
   double involuntary_switches = 0;
   double syscalls = 0;
   double blocks = 0;
-  // Bytes copied by processors per byte that had to move; none: not counted.
+  // Bytes copied by processors per byte that had to move; none: nobody counted any.
   std::optional<double> copies_per_byte;
 
   double cpu_seconds_per_gb() const { return user_seconds_per_gb + system_seconds_per_gb; }

@@ -98,7 +98,7 @@ class Sweep {
     half.bus_bandwidth = half.algorithm_bandwidth * collective_.BusFactor(communicator_.size());
     const double calls = ranks * static_cast<double>(options_.iterations);
     half.cost = CostOf(used, gigabytes * calls, calls,
-                       gigabytes * 1e9 * calls * collective_.BusFactor(communicator_.size()));
+                       gigabytes * 1e9 * calls * collective_.MovedFactor(communicator_.size()));
     if (options_.checks > 0) half.wrong = static_cast<int64_t>(wrong);
     return half;
   }

@@ -32,7 +32,7 @@ std::string TableFooter(const CollectiveInfo& collective, const Options& options
 // `value` in at most `width` characters: two decimals, fewer when they do not fit, then 1e+09.
 std::string FormatNumber(double value, int width);
 
-// Copies per byte alike, "N/A" where they are not counted.
+// Copies per byte alike, "N/A" where nobody counted any.
 std::string FormatCopies(const Cost& cost, int width);
 
 // What the columns redop and root say of a case.

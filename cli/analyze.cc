@@ -60,7 +60,10 @@ int AnalyzeCommand::Run() {
     absl::StatusOr<analysis::Run> run = analysis::Analyse(folder, options);
     if (!run.ok()) return ReportError(run.status());
     if (folders.size() > 1) {
-      run->name = std::filesystem::path(folder).lexically_normal().filename().string();
+      // Also of "rec/", "." and "..".
+      auto path = std::filesystem::absolute(folder).lexically_normal();
+      if (!path.has_filename()) path = path.parent_path();
+      run->name = path.filename().string();
       // Each has its own folder: a name that is there already gets a number.
       const std::string name = run->name.empty() ? "run" : run->name;
       run->name = name;

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
+#include "cli/temporary_folder.h"
 #include "examples/training/progress.h"
 
 namespace gradwire::cli {
@@ -28,28 +29,6 @@ struct DemoCommand {
 
   int Run();
   absl::StatusOr<int> Train();
-};
-
-// A folder that vanishes with its files.
-class TemporaryFolder {
- public:
-  static absl::StatusOr<TemporaryFolder> Create() {
-    std::error_code error;
-    std::string name = std::filesystem::temp_directory_path(error) / "gradwire-demo-XXXXXX";
-    if (mkdtemp(name.data()) == nullptr) return ErrnoError(errno, "{}: cannot make it", name);
-    return TemporaryFolder(name);
-  }
-  TemporaryFolder(TemporaryFolder&& other) noexcept : path_(std::exchange(other.path_, {})) {}
-  TemporaryFolder& operator=(TemporaryFolder&&) = delete;
-  ~TemporaryFolder() {
-    std::error_code error;
-    if (!path_.empty()) std::filesystem::remove_all(path_, error);
-  }
-  const std::filesystem::path& path() const { return path_; }
-
- private:
-  explicit TemporaryFolder(std::filesystem::path path) : path_(std::move(path)) {}
-  std::filesystem::path path_;
 };
 
 absl::StatusOr<std::string> OwnPath() {
@@ -102,7 +81,10 @@ absl::Status Tell(const std::filesystem::path& summary_path) {
 
 absl::StatusOr<int> DemoCommand::Train() {
   GW_ASSIGN_OR_RETURN(const std::string self, OwnPath());
-  GW_ASSIGN_OR_RETURN(const TemporaryFolder folder, TemporaryFolder::Create());
+  std::error_code error;
+  GW_ASSIGN_OR_RETURN(
+      const TemporaryFolder folder,
+      TemporaryFolder::Create(std::filesystem::temp_directory_path(error) / "gradwire-demo"));
   const std::filesystem::path summary = folder.path() / "summary.json";
   PassOn(settings);
   fmt::print("Training {} on {} with {} local ranks\n", model, data, ranks);

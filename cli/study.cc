@@ -15,6 +15,7 @@
 #include "bench/study/runner.h"
 #include "cli/command.h"
 #include "cli/doctor_command.h"
+#include "cli/temporary_folder.h"
 #include "transport/machine.h"
 
 namespace gradwire::cli {
@@ -51,7 +52,10 @@ absl::StatusOr<analysis::Report> StudyCommand::Measure(
   bench::StudyOptions options;
   options.program = std::filesystem::read_symlink("/proc/self/exe", error).string();
   if (error) return InternalError("/proc/self/exe: {}", error.message());
-  options.folder = out;
+  // Beside the report, where there is room for recordings; nothing that was there is touched.
+  GW_ASSIGN_OR_RETURN(const TemporaryFolder files,
+                      TemporaryFolder::Create(std::filesystem::path(out) / ".study"));
+  options.folder = files.path();
   options.device = device;
   options.rounds = quick ? 1 : rounds;
   options.scale = quick ? 0.25 : 1;

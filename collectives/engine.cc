@@ -129,9 +129,13 @@ void Communicator::Engine::ProgressThread() {
     lock.unlock();
     const Deadline start = Clock::now();
     absl::Status status = Execute(state->request);
-    state->Finish(std::move(status), Clock::now() - start);
+    const auto took = Clock::now() - start;
+    // Before anybody learns of the end: stats() is to have all of it then.
     lock.lock();
     running_ = false;
+    lock.unlock();
+    state->Finish(std::move(status), took);
+    lock.lock();
   }
 }
 

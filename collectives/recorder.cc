@@ -88,7 +88,7 @@ absl::Status Recorder::Save() {
   const ClockOffset clock = world_.clock_offset();
   facts_.clock_offset_ns = clock.offset.count();
   facts_.clock_error_ns = clock.error.count();
-  facts_.lost_events = operations_.lost();
+  facts_.lost_events = operations_.lost() + steps_.lost();
   const TransportCounters counters = transport_.counters();
   facts_.counters = {{"bytes_sent", counters.bytes_sent},
                      {"bytes_received", counters.bytes_received},

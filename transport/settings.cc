@@ -194,7 +194,7 @@ const std::vector<SettingInfo>& Table() {
              "socket buffer per direction; 0: the system's tuning"),
       Text("tcp-congestion", &S::tcp_congestion,
            "TCP congestion control; empty: the system's, reno within a host"),
-      Rate("tcp-loss", &S::tcp_loss, 0.5, "0..0.5",
+      Rate("tcp-loss", &S::tcp_loss, 0.1, "0..0.1",
            "for study: part of what arrives over TCP that is dropped on purpose"),
       Number("queue-depth", "count", &S::queue_depth, 2, 16384, "2..16384",
              "RDMA: requests that a send queue holds"),

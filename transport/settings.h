@@ -74,7 +74,7 @@ struct Settings {
   // TCP congestion control by name; empty: the system's between hosts, and between ranks of one
   // host reno, which does not pace.
   std::string tcp_congestion;
-  // For study: part of what arrives, 0..0.5, that is dropped before the kernel's TCP sees it, as if
+  // For study: part of what arrives, 0..0.1, that is dropped before the kernel's TCP sees it, as if
   // lost on the way: each 4 KiB of a packet counts as one chance.
   double tcp_loss = 0;
 

@@ -50,12 +50,6 @@ std::string Commented(std::string_view text) {
   return lines;
 }
 
-std::string TimeText(double microseconds) {
-  if (microseconds < 1e3) return fmt::format("{:.2f} us", microseconds);
-  if (microseconds < 1e6) return fmt::format("{:.3g} ms", microseconds / 1e3);
-  return fmt::format("{:.4g} s", microseconds / 1e6);
-}
-
 std::string TableHead(const Network& network, const std::string& gamma_source) {
   const int nodes = network.ranks / network.ranks_per_node;
   std::string text = fmt::format(
@@ -69,11 +63,11 @@ std::string TableHead(const Network& network, const std::string& gamma_source) {
   if (network.ranks_per_node > 1) {
     text += fmt::format(", {} per rank inside", RateText(network.node_link_bytes_per_s));
   }
-  text += fmt::format(", {} latency", TimeText(network.latency_us));
+  text += fmt::format(", {} latency", TimeText(1e3 * network.latency_us));
   if (network.hop_latency_us > 0) {
-    text += fmt::format(" and {} per hop", TimeText(network.hop_latency_us));
+    text += fmt::format(" and {} per hop", TimeText(1e3 * network.hop_latency_us));
   }
-  text += fmt::format("\n# {} per message at each end, ", TimeText(network.overhead_us));
+  text += fmt::format("\n# {} per message at each end, ", TimeText(1e3 * network.overhead_us));
   text += network.gamma_us_per_mb > 0 ? fmt::format("reduces {:.3g} GB/s ({})\n",
                                                     1e3 / network.gamma_us_per_mb, gamma_source)
                                       : fmt::format("reduces in no time ({})\n", gamma_source);
@@ -94,8 +88,8 @@ std::string TableRows(std::span<const Prediction> predictions) {
     const bool servers = row.of.work.algorithm == Algorithm::kParameterServer;
     text += fmt::format(
         "{:>10}  {:<18}{:>10}{:>8.3g}{:>8}{:>11}{:>+8.1f}{}\n", SizeText(row.of.work.bytes),
-        NameOf(row.of.work.algorithm), TimeText(row.simulated_us), row.algorithm_bandwidth(),
-        servers ? "-" : fmt::format("{:.3g}", row.bus_bandwidth()), TimeText(row.model_us),
+        NameOf(row.of.work.algorithm), TimeText(1e3 * row.simulated_us), row.algorithm_bandwidth(),
+        servers ? "-" : fmt::format("{:.3g}", row.bus_bandwidth()), TimeText(1e3 * row.model_us),
         100 * (row.model_us / row.simulated_us - 1), &row == best ? " best" : "");
   }
   return text;

@@ -24,7 +24,4 @@ std::string Commented(std::string_view text);
 
 nlohmann::ordered_json ToJson(const Prediction& prediction, bool best);
 
-// "1.23 ms": three digits with the unit that fits.
-std::string TimeText(double microseconds);
-
 }  // namespace gradwire::analysis

@@ -36,8 +36,9 @@ struct StudyPlan {
   std::vector<std::string> flags;        // of every point
   std::vector<std::string> environment;  // of every point, where the device is urxe
   std::vector<StudyPoint> points;
-  std::string_view lesson;  // what theory expects, said after the numbers
-  bool timeline = false;    // the slowest point's recording goes into the report
+  bool across_transports = false;  // they are compared with each other, else each with itself
+  std::string_view lesson;         // what theory expects, said after the numbers
+  bool timeline = false;           // the slowest point's recording goes into the report
 };
 
 // In the order in which `gradwire study all` runs them.

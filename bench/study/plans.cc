@@ -167,6 +167,7 @@ std::vector<StudyPlan> Make() {
                   {"rdma 16 MiB", kRdma, {}, 0, 16 << 20},
                   {"packets 16 MiB", kRdma, Packets(), 0, 16 << 20},
                   {"tcp 16 MiB", {"--transport", "tcp"}, {}, 0, 16 << 20}},
+       .across_transports = true,
        .lesson = "Within a host RDMA reads where the bytes lie; by packets every one passes the "
                  "kernel twice, in smaller pieces than TCP's.",
        .timeline = true},

@@ -224,18 +224,13 @@ std::string Compare(const StudyPlan& plan, const std::vector<Measured>& all,
 }
 
 std::string Answer(const StudyPlan& plan, const std::vector<Measured>& all, size_t& slowest) {
-  // Other sizes, worlds or transports are other questions.
+  // Other sizes and worlds are other questions, and transports where they are not the question.
   std::map<std::tuple<int64_t, int, std::string_view>, std::vector<size_t>> groups;
   for (size_t i = 0; i < all.size(); ++i) {
     const StudyPoint& point = plan.points[i];
-    groups[{point.bytes, point.ranks, TransportOf(point)}].push_back(i);
-  }
-  // Where only the transport differs, that is the question.
-  if (std::ranges::all_of(groups, [](const auto& group) { return group.second.size() == 1; })) {
-    groups.clear();
-    for (size_t i = 0; i < all.size(); ++i) {
-      groups[{plan.points[i].bytes, plan.points[i].ranks, {}}].push_back(i);
-    }
+    const std::string_view transport =
+        plan.across_transports ? std::string_view() : TransportOf(point);
+    groups[{point.bytes, point.ranks, transport}].push_back(i);
   }
   std::string text;
   for (const auto& [what, points] : groups) text += Compare(plan, all, points, slowest);

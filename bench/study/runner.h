@@ -21,7 +21,7 @@ struct StudyProgram {
 
 struct StudyOptions {
   std::string program;           // gradwire's own path
-  std::filesystem::path folder;  // for recordings and reports; must exist
+  std::filesystem::path folder;  // an empty one of its own, for recordings and reports
   std::string device = "urxe";   // of what goes over RDMA
   int rounds = 3;
   double scale = 1;  // of the number of calls

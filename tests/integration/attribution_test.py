@@ -231,8 +231,8 @@ class Analyze(MeasuringTest):
                 "bench", "allreduce", "--ranks", 2, "--sizes", 4096, "-n", 3, "--telemetry",
                 os.path.join(folder, run)), 0)
         out = os.path.join(folder, "out")
-        self.assertCode(self.gradwire("analyze", os.path.join(folder, "x/rec"),
-                                      os.path.join(folder, "y/rec"), "--out", out), 0)
+        self.assertCode(self.gradwire("analyze", os.path.join(folder, "x/rec/"),
+                                      os.path.join(folder, "y/rec/x/.."), "--out", out), 0)
         self.assertEqual(sorted(n for n in os.listdir(out) if n.startswith("rec")),
                          ["rec", "rec-2"])
 

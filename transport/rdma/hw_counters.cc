@@ -4,6 +4,7 @@
 #include <unistd.h>
 
 #include <charconv>
+#include <optional>
 #include <string_view>
 
 namespace gradwire::rdma {
@@ -25,6 +26,7 @@ constexpr Name kNames[] = {
     {"to_retransmits", &DeviceCounters::retransmits},            // bnxt_re
     {"seq_err_naks_rcvd", &DeviceCounters::retransmits},         // bnxt_re
     {"RetransSegs", &DeviceCounters::retransmits},               // irdma
+    {"tcpRetransSegs", &DeviceCounters::retransmits},            // irdma before
     {"local_ack_timeout_err", &DeviceCounters::timeouts},        // mlx5
     {"sent_pkts", &DeviceCounters::packets_sent},                // rxe
     {"rcvd_pkts", &DeviceCounters::packets_received},            // rxe
@@ -39,13 +41,24 @@ std::filesystem::path FolderOf(const std::filesystem::path& device, int port) {
   return std::filesystem::exists(of_port, error) ? of_port : device / "hw_counters";
 }
 
+std::optional<uint64_t> NumberIn(const FileDescriptor& file) {
+  char text[32];
+  const ssize_t length = pread(file.get(), text, sizeof(text), 0);
+  uint64_t value = 0;
+  if (length <= 0 || std::from_chars(text, text + length, value).ec != std::errc()) {
+    return std::nullopt;
+  }
+  return value;
+}
+
 }  // namespace
 
 HwCounters::HwCounters(const std::filesystem::path& device, int port) {
   const std::filesystem::path folder = FolderOf(device, port);
   for (const Name& name : kNames) {
     FileDescriptor fd(open((folder / name.file).c_str(), O_RDONLY | O_CLOEXEC));
-    if (fd.valid()) files_.push_back({std::move(fd), name.counter, 0});
+    if (!fd.valid()) continue;
+    if (const auto begin = NumberIn(fd)) files_.push_back({std::move(fd), name.counter, *begin});
   }
 }
 
@@ -53,18 +66,12 @@ DeviceCounters HwCounters::Read() {
   const Deadline now = Clock::now();
   if (files_.empty() || (last_.known && now - read_ < kAge)) return last_;
   read_ = now;
-  const bool known = last_.known;
-  last_ = {.known = known};
+  last_ = {.known = true};
   for (File& file : files_) {
-    char text[32];
-    const ssize_t length = pread(file.fd.get(), text, sizeof(text), 0);
-    uint64_t value = 0;
-    // What cannot be read now stays what it was.
-    if (length > 0 && std::from_chars(text, text + length, value).ec == std::errc()) {
-      file.value = value;
-      last_.known = true;
-    }
-    last_.*file.counter += file.value;
+    // What cannot be read now, or went back, stays what it was.
+    const auto value = NumberIn(file.fd);
+    if (value && *value >= file.begin) file.since = *value - file.begin;
+    last_.*file.counter += file.since;
   }
   return last_;
 }

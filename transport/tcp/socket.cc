@@ -7,8 +7,9 @@
 
 #include <algorithm>
 #include <cerrno>
+#include <cmath>
 #include <cstring>
-#include <iterator>
+#include <vector>
 
 namespace gradwire::tcp {
 
@@ -66,31 +67,32 @@ absl::Status ApplyOptions(int fd, const Settings& settings) {
 }
 
 absl::Status LoseArrivals(int fd, double rate) {
-  // A socket filter that keeps a packet unless a random number of 32 bits is below its length in
-  // units times the rate: classic BPF (Linux, networking/filter.rst).
-  constexpr uint32_t kUnit = 4096;   // bytes: a packet of RoCE's largest MTU
-  constexpr uint32_t kHeaders = 64;  // TCP's and ours, which make no unit of their own
+  // A socket filter that keeps a packet unless a random number of 32 bits is below the probability
+  // that one of its units is lost: classic BPF (Linux, networking/filter.rst).
+  constexpr uint32_t kUnit = 4096;     // bytes: a packet of RoCE's largest MTU
+  constexpr uint32_t kHeaders = 64;    // TCP's and ours, which make no unit of their own
+  constexpr uint32_t kMostUnits = 16;  // a packet has 64 KiB
   constexpr uint32_t kRandom = static_cast<uint32_t>(SKF_AD_OFF + SKF_AD_RANDOM);
-  const auto per_unit = std::max(uint32_t{1}, static_cast<uint32_t>(rate * 4294967296.0));
-  // Of more units one is lost for certain.
-  const uint32_t most_units = UINT32_MAX / per_unit;
-  sock_filter code[] = {
+  std::vector<sock_filter> code = {
       BPF_STMT(BPF_LD | BPF_W | BPF_LEN, 0),
       BPF_STMT(BPF_ALU | BPF_ADD | BPF_K, kUnit - 1 - kHeaders),
       BPF_STMT(BPF_ALU | BPF_DIV | BPF_K, kUnit),
-      BPF_JUMP(BPF_JMP | BPF_JEQ | BPF_K, 0, 0, 1),
-      BPF_STMT(BPF_LD | BPF_IMM, 1),
-      BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, most_units, 2, 0),
-      BPF_STMT(BPF_ALU | BPF_MUL | BPF_K, per_unit),
-      BPF_STMT(BPF_JMP | BPF_JA, 1),
-      BPF_STMT(BPF_LD | BPF_IMM, UINT32_MAX),
-      BPF_STMT(BPF_MISC | BPF_TAX, 0),
-      BPF_STMT(BPF_LD | BPF_W | BPF_ABS, kRandom),
-      BPF_JUMP(BPF_JMP | BPF_JGE | BPF_X, 0, 0, 1),
-      BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
-      BPF_STMT(BPF_RET | BPF_K, 0),
   };
-  const sock_fprog program = {std::size(code), code};
+  for (uint32_t units = 1; units <= kMostUnits; ++units) {
+    const double lost = 1 - std::pow(1 - std::clamp(rate, 0.0, 1.0), units);
+    const auto below = static_cast<uint32_t>(std::min(lost * 4294967296.0, 4294967295.0));
+    // More units than that: on to the next; the last is for all that remain.
+    if (units < kMostUnits) code.push_back(BPF_JUMP(BPF_JMP | BPF_JGT | BPF_K, units, 2, 0));
+    code.push_back(BPF_STMT(BPF_LD | BPF_IMM, std::max(uint32_t{1}, below)));
+    if (units < kMostUnits) {
+      code.push_back(BPF_STMT(BPF_JMP | BPF_JA, 3 * (kMostUnits - 1 - units) + 1));
+    }
+  }
+  code.insert(code.end(),
+              {BPF_STMT(BPF_MISC | BPF_TAX, 0), BPF_STMT(BPF_LD | BPF_W | BPF_ABS, kRandom),
+               BPF_JUMP(BPF_JMP | BPF_JGE | BPF_X, 0, 0, 1), BPF_STMT(BPF_RET | BPF_K, UINT32_MAX),
+               BPF_STMT(BPF_RET | BPF_K, 0)});
+  const sock_fprog program = {static_cast<unsigned short>(code.size()), code.data()};
   if (setsockopt(fd, SOL_SOCKET, SO_ATTACH_FILTER, &program, sizeof(program)) != 0) {
     return ErrnoError(errno, "--tcp-loss {}: the kernel takes no filter at a socket", rate);
   }

@@ -62,47 +62,54 @@ std::string Encode(const Facts& facts) {
       .dump(-1, ' ', false, Json::error_handler_t::replace);
 }
 
-// A whole number; JSON would turn 1e300 into one as well.
-int64_t TimeOf(const Json& json) {
-  if (!json.is_number_integer()) return INT64_MIN + 1;
-  return json.is_number_unsigned() && json.get<uint64_t>() > INT64_MAX ? INT64_MAX
-                                                                       : json.get<int64_t>();
+// A whole number within [low, high], else one less than `low`; get<>() would make one of 1e300 too.
+int64_t WholeOf(const Json& json, int64_t low, int64_t high) {
+  if (!json.is_number_integer()) return low - 1;
+  if (json.is_number_unsigned() && json.get<uint64_t>() > static_cast<uint64_t>(high)) {
+    return low - 1;
+  }
+  const auto value = json.get<int64_t>();
+  return value < low || value > high ? low - 1 : value;
 }
+
+// A count; 0 for what is none.
+uint64_t CountOf(const Json& json) { return json.is_number_unsigned() ? json.get<uint64_t>() : 0; }
 
 absl::Status Decode(std::string_view text, Facts& facts) {
   const Json json = Json::parse(text, nullptr, /*allow_exceptions=*/false);
   if (!json.is_object()) return ProtocolError("its facts are not JSON");
   try {
     json.at("job").get_to(facts.job);
-    // As they are in the file: an int would wrap what is too large.
-    const auto rank = json.at("rank").get<int64_t>();
-    const auto world_size = json.at("world_size").get<int64_t>();
-    if (world_size < 1 || world_size > kMaxWorld || rank < 0 || rank >= world_size) {
-      return ProtocolError("it is of rank {} of {}", rank, world_size);
+    const int64_t world_size = WholeOf(json.at("world_size"), 1, kMaxWorld);
+    const int64_t rank = WholeOf(json.at("rank"), 0, world_size - 1);
+    if (world_size < 1 || rank < 0) {
+      return ProtocolError("it is of rank {} of {}", json.at("rank").dump(),
+                           json.at("world_size").dump());
     }
     facts.rank = static_cast<int>(rank);
     facts.world_size = static_cast<int>(world_size);
     const Json& machine = json.at("machine");
     machine.at("host").get_to(facts.machine.host);
     machine.at("cpu").get_to(facts.machine.cpu);
-    machine.at("cores").get_to(facts.machine.cores);
+    facts.machine.cores = static_cast<int>(WholeOf(machine.at("cores"), 0, INT32_MAX));
     machine.at("kernel").get_to(facts.machine.kernel);
     machine.at("boot_id").get_to(facts.machine.boot_id);
     json.at("transport").get_to(facts.transport);
     json.at("device").get_to(facts.device);
     json.at("command").get_to(facts.command);
     json.at("started").get_to(facts.started);
-    facts.clock_offset_ns = TimeOf(json.at("clock_offset_ns"));
-    facts.clock_error_ns = TimeOf(json.at("clock_error_ns"));
-    if (facts.clock_offset_ns < -kMaxTime || facts.clock_offset_ns > kMaxTime ||
-        facts.clock_error_ns < -1 || facts.clock_error_ns > kMaxTime) {
-      return ProtocolError("its clock is off by {} ns, within {}", facts.clock_offset_ns,
-                           facts.clock_error_ns);
+    facts.clock_offset_ns = WholeOf(json.at("clock_offset_ns"), -kMaxTime, kMaxTime);
+    facts.clock_error_ns = WholeOf(json.at("clock_error_ns"), -1, kMaxTime);
+    if (facts.clock_offset_ns < -kMaxTime || facts.clock_error_ns < -1) {
+      return ProtocolError("its clock is off by {} ns, within {}",
+                           json.at("clock_offset_ns").dump(), json.at("clock_error_ns").dump());
     }
-    json.at("lost_events").get_to(facts.lost_events);
+    facts.lost_events = CountOf(json.at("lost_events"));
     json.at("oversubscribed").get_to(facts.oversubscribed);
     json.at("memory_shared").get_to(facts.memory_shared);
-    json.at("counters").get_to(facts.counters);
+    for (const auto& [name, value] : json.at("counters").items()) {
+      facts.counters[name] = CountOf(value);
+    }
     json.at("settings").get_to(facts.settings);
   } catch (const Json::exception& error) {
     return ProtocolError("its facts are not what they should be ({})", error.what());

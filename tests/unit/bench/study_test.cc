@@ -124,6 +124,25 @@ TEST_F(StudyTest, ComparesEachTransportWithItself) {
   EXPECT_TRUE(dropped);
 }
 
+TEST_F(StudyTest, ComparesTransportsWhereTheyAreTheQuestion) {
+  for (const char* device : {"urxe", "rxe0"}) {
+    device_ = device;
+    FakeBench bench([](const Words& words) {
+      const double bytes = std::stod(After(words, "--sizes"));
+      return After(words, "--transport") == "tcp" ? bytes / 100 : bytes / 1000;
+    });
+    const auto study = Run("rdma_vs_tcp", bench);
+    ASSERT_TRUE(study.ok()) << study.status();
+    for (const char* size : {"4 KiB", "1 MiB", "16 MiB"}) {
+      EXPECT_THAT(study->answer, HasSubstr(fmt::format("slowest: tcp {} with ", size))) << device;
+      EXPECT_THAT(study->answer, HasSubstr(fmt::format("uickest: rdma {} with ", size))) << device;
+    }
+    // The slowest of all, whose timeline is shown.
+    ASSERT_EQ(study->runs.size(), 1u);
+    EXPECT_EQ(study->runs[0].ranks[0].device, "device of tcp");
+  }
+}
+
 TEST_F(StudyTest, LeavesOutWhatOnlyUrxeCanDo) {
   device_ = "rxe0";
   FakeBench bench([](const Words&) { return 100.0; });

@@ -70,10 +70,10 @@ TEST(Parsing, SizesDurationsAndBooleans) {
 
 TEST(Settings, RatesAreParsedStrictly) {
   Settings settings;
-  EXPECT_EQ(SetSetting(settings, "tcp-loss", "0.125"), absl::OkStatus());
-  EXPECT_EQ(settings.tcp_loss, 0.125);
+  EXPECT_EQ(SetSetting(settings, "tcp-loss", "0.0625"), absl::OkStatus());
+  EXPECT_EQ(settings.tcp_loss, 0.0625);
   EXPECT_EQ(SetSetting(settings, "tcp-loss", "1e-4"), absl::OkStatus());
-  for (const char* bad : {"0.6", "-0.1", "nan", "inf", "", "1%", " 0.1", "0.1x"}) {
+  for (const char* bad : {"0.11", "-0.1", "nan", "inf", "", "1%", " 0.1", "0.1x"}) {
     EXPECT_TRUE(absl::IsInvalidArgument(SetSetting(settings, "tcp-loss", bad))) << bad;
   }
   EXPECT_EQ(settings.tcp_loss, 1e-4);

@@ -118,7 +118,7 @@ INSTANTIATE_TEST_SUITE_P(Lanes, LanesTest, ::testing::Values(1, 2, 3));
 // Lost on the way, sent again by the kernel, and whole in the end.
 TEST(Loss, IsRecoveredByTcpAndCounted) {
   Settings settings = LinkSettings();
-  settings.tcp_loss = 0.15;
+  settings.tcp_loss = 0.1;
   constexpr int kWrites = 80;
   LocalJob::Run(2, [&](World& world) {
     auto transport = TcpTransport::Create(world, settings, "test");
