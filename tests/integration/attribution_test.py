@@ -232,7 +232,7 @@ class Analyze(MeasuringTest):
                 os.path.join(folder, run)), 0)
         out = os.path.join(folder, "out")
         self.assertCode(self.gradwire("analyze", os.path.join(folder, "x/rec/"),
-                                      os.path.join(folder, "y/rec/x/.."), "--out", out), 0)
+                                      os.path.join(folder, "y/rec/../rec/."), "--out", out), 0)
         self.assertEqual(sorted(n for n in os.listdir(out) if n.startswith("rec")),
                          ["rec", "rec-2"])
 
