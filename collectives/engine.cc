@@ -199,8 +199,8 @@ absl::Status Communicator::Engine::Dispatch(const Request& request) {
 CommunicatorStats Communicator::Engine::stats() const {
   const std::lock_guard lock(mutex_);
   CommunicatorStats stats = stats_;
-  // The device belongs to whoever runs a collective. TCP has none that copies, and asking its kernel
-  // is a system call for each connection.
+  // The device belongs to whoever runs a collective. TCP has none that copies, and asking its
+  // kernel is a system call for each connection.
   if (!running_ && transport_->name() != "tcp") {
     device_copied_ = transport_->device_counters().bytes_copied;
   }
