@@ -71,7 +71,7 @@ absl::Status LoseArrivals(int fd, double rate) {
   // that one of its units is lost: classic BPF (Linux, networking/filter.rst).
   constexpr uint32_t kUnit = 4096;     // bytes: a packet of RoCE's largest MTU
   constexpr uint32_t kHeaders = 64;    // TCP's and ours, which make no unit of their own
-  constexpr uint32_t kMostUnits = 16;  // a packet has 64 KiB
+  constexpr uint32_t kMostUnits = 16;  // a packet has at most 64 KiB
   constexpr uint32_t kRandom = static_cast<uint32_t>(SKF_AD_OFF + SKF_AD_RANDOM);
   std::vector<sock_filter> code = {
       BPF_STMT(BPF_LD | BPF_W | BPF_LEN, 0),
