@@ -31,6 +31,8 @@ using Clock = std::chrono::steady_clock;
 
 // How long output of a rank's own children may trail behind the rank's end.
 constexpr auto kTrailing = std::chrono::seconds(1);
+// How much later one that was killed may show than those that saw its connections close.
+constexpr auto kDying = std::chrono::seconds(1);
 // How long SIGKILL may take, which the kernel delays while a process waits for a device.
 constexpr auto kDeath = std::chrono::seconds(20);
 
@@ -211,6 +213,8 @@ class Launcher {
   Phase phase_ = Phase::kRunning;
   Clock::time_point phase_end_ = Clock::time_point::max();
   std::optional<int> exit_code_;
+  std::optional<int> blamed_code_;  // of a rank that ended by itself, and when
+  Clock::time_point blamed_at_;
   std::optional<int> rank0_code_;
 };
 
@@ -327,13 +331,21 @@ void Launcher::LookForExit(Rank& rank) {
   const bool killed = facts.si_code != CLD_EXITED;
   const int code = killed ? 128 + facts.si_status : facts.si_status;
   if (rank.number == 0) rank0_code_ = code;
+  // Who is killed closes its connections before it can be waited for: those that saw it may end
+  // first, but are not the ones to blame.
+  const bool earlier = killed && phase_ == Phase::kSettling && exit_code_ == blamed_code_ &&
+                       Clock::now() < blamed_at_ + kDying;
   const bool told = job_.keep_going ? phase_ != Phase::kRunning : exit_code_.has_value();
-  if (code == 0 || told) return;
-  if (!exit_code_.has_value()) exit_code_ = code;
+  if (code == 0 || (told && !earlier)) return;
+  if (!exit_code_.has_value() || earlier) exit_code_ = code;
+  if (!killed) {
+    blamed_code_ = code;
+    blamed_at_ = Clock::now();
+  }
   Say(fmt::format("rank {} (pid {}) {}", rank.number, rank.process.pid,
                   killed ? "was killed by " + SignalName(facts.si_status)
                          : fmt::format("exited with code {}", code)));
-  if (!job_.keep_going) Enter(Phase::kSettling);
+  if (!job_.keep_going && phase_ == Phase::kRunning) Enter(Phase::kSettling);
 }
 
 // Ends the job for a reason of the launcher's own.

@@ -41,9 +41,10 @@ struct LocalJob {
 // apart. SIGINT, SIGTERM and SIGHUP are handed on to the ranks and end the job.
 //
 // Returns the exit code of the first rank that failed (128 + signal when a signal ended it or the
-// job), or 0; with keep_going that of rank 0 where it is one of these. InvalidArgument for a job
-// that makes no sense, NotFound when there is no such program. To be called by one thread of the
-// process, with no other child of the process running.
+// job; of one that is killed within a second of a failure, since the others end for its sake), or
+// 0; with keep_going that of rank 0 where it is one of these. InvalidArgument for a job that makes
+// no sense, NotFound when there is no such program. To be called by one thread of the process, with
+// no other child of the process running.
 absl::StatusOr<int> RunLocalJob(const LocalJob& job);
 
 // Where `program` is: as it stands when it has a slash, else from PATH; "gradwire" that PATH does

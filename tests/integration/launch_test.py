@@ -132,6 +132,13 @@ print("port", os.environ["MASTER_PORT"])
         self.assertCode(result, 7)
         self.assertRegex(result.err, r"^gradwire launch: rank 1 \(pid \d+\) exited with code 7\n$")
 
+    def test_who_is_killed_is_to_blame_also_when_it_shows_later(self):
+        script = "if [ $RANK = 1 ]; then exit 7; fi; sleep 0.3; kill -KILL $$"
+        result = self.launch(2, "sh", "-c", script).finish()
+        self.assertCode(result, 128 + signal.SIGKILL)
+        self.assertRegex(result.err, r"rank 1 \(pid \d+\) exited with code 7")
+        self.assertRegex(result.err, r"rank 0 \(pid \d+\) was killed by signal 9")
+
     def test_killed_rank_is_named(self):
         script = "if [ $RANK = 2 ]; then kill -KILL $$; fi; sleep 0.3"
         result = self.launch(3, "sh", "-c", script).finish()
