@@ -26,7 +26,7 @@ struct StudyCommand {
   std::string out = "study";
   std::string json;
   std::string device = "urxe";
-  int rounds = 3;
+  int rounds = 5;
   bool quick = false;
   bool list = false;
 

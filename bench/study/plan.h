@@ -21,6 +21,7 @@ struct StudyPoint {
   std::vector<std::string> environment;  // NAME=value, likewise: settings of urxe; none for others
   int ranks = 0;                         // 0: the plan's
   int64_t bytes = 0;                     // 0: the plan's
+  int calls = 0;                         // 0: the plan's
   bool refused = false;                  // the program is to refuse it, and say why
 };
 
@@ -32,7 +33,7 @@ struct StudyPlan {
   std::string_view varies;    // what the labels are: "signal interval (requests)"
   int ranks = 2;
   int64_t bytes = 1 << 20;
-  int calls = 60;                        // timed, per round
+  int calls = 60;                        // timed, per round: for 10 ms and more, where they can
   std::vector<std::string> flags;        // of every point
   std::vector<std::string> environment;  // of every point, where the device is urxe
   std::vector<StudyPoint> points;

@@ -23,7 +23,7 @@ struct StudyOptions {
   std::string program;           // gradwire's own path
   std::filesystem::path folder;  // an empty one of its own, for recordings and reports
   std::string device = "urxe";   // of what goes over RDMA
-  int rounds = 3;
+  int rounds = 5;
   double scale = 1;  // of the number of calls
   // Runs a program with further variables; an error when it did not end within `limit`.
   std::function<absl::StatusOr<StudyProgram>(const std::vector<std::string>& argv,

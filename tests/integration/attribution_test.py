@@ -171,13 +171,13 @@ class InjectedCauses(MeasuringTest):
     def test_sleeping_until_a_completion(self):
         def attempt():
             run = self.recorded(2, 4096, *RDMA, "--completion", "channel", calls=200)
-            return self.judge(run, "wake_up", None, 0, None)
+            return self.judge(run, "wake_up", None, run.per_operation("wake_up"), None)
         self.attempts(attempt)
 
     def test_tiny_slices(self):
         def attempt():
             run = self.recorded(2, 4 << 20, *RDMA, "--slice-bytes", "4K", "--completion", "polling")
-            return self.judge(run, "posting", None, 0, None)
+            return self.judge(run, "posting", None, run.per_operation("posting"), None)
         self.attempts(attempt)
 
     def test_lost_packets(self):
