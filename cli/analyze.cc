@@ -20,7 +20,7 @@
 namespace gradwire::cli {
 namespace {
 
-constexpr const char* kFooter = R"(Make recordings by --telemetry DIR:
+constexpr const char* kAnalyzeFooter = R"(Make recordings by --telemetry DIR:
   gradwire launch -n 2 -- gradwire bench allreduce -b 1M -e 1M --telemetry rec
   gradwire analyze rec                      # bars, findings; rec/report.html
   gradwire analyze rec-rdma rec-tcp --out cmp   # two runs in one report
@@ -104,7 +104,7 @@ void AddAnalyze(CLI::App& root, Action& action) {
   auto command = std::make_shared<AnalyzeCommand>();
   CLI::App* app =
       root.add_subcommand("analyze", "tell from recordings where the time of collectives went");
-  app->footer(kFooter);
+  app->footer(kAnalyzeFooter);
   app->add_option("folders", command->folders, "folders with rank-N.gwr, one per run")
       ->type_name("DIR")
       ->required();

@@ -19,14 +19,14 @@ namespace gradwire::cli {
 namespace {
 
 // What one subcommand was asked for; lives as long as its flags.
-struct Request {
+struct BenchRequest {
   const bench::CollectiveInfo* collective = nullptr;
   bench::Options options;
   Settings settings;
 };
 
 // The table, and the report when there is one. Returns whether all is as it should be.
-absl::StatusOr<bool> RunTable(Job& job, const Request& request, bench::Report* report) {
+absl::StatusOr<bool> RunTable(Job& job, const BenchRequest& request, bench::Report* report) {
   const bench::CollectiveInfo& collective = *request.collective;
   const bool speaks = job.world->rank() == 0;
   GW_ASSIGN_OR_RETURN(
@@ -48,7 +48,7 @@ absl::StatusOr<bool> RunTable(Job& job, const Request& request, bench::Report* r
   return totals.wrong == 0 && totals.BandwidthOkay(request.options);
 }
 
-absl::StatusOr<bool> RunCsv(Job& job, const Request& request) {
+absl::StatusOr<bool> RunCsv(Job& job, const BenchRequest& request) {
   if (job.world->rank() == 0) PrintNow(bench::SamplingHeader() + "\n");
   GW_ASSIGN_OR_RETURN(
       const int64_t wrong,
@@ -77,7 +77,7 @@ nlohmann::ordered_json ToJson(const bench::ReplayRow& row) {
 }
 
 // The gradients of a model.
-absl::StatusOr<bool> RunReplay(Job& job, const Request& request, bench::Report* report) {
+absl::StatusOr<bool> RunReplay(Job& job, const BenchRequest& request, bench::Report* report) {
   const bool speaks = job.world->rank() == 0;
   const bench::Options& options = request.options;
   GW_ASSIGN_OR_RETURN(const std::vector<bench::Gradient> gradients,
@@ -107,7 +107,7 @@ absl::StatusOr<bool> RunReplay(Job& job, const Request& request, bench::Report* 
   return totals.wrong == 0 && totals.BandwidthOkay(options);
 }
 
-int RunBench(Request& request) {
+int RunBench(BenchRequest& request) {
   const Environment environment = ProcessEnvironment();
   const absl::StatusOr<LaunchPlace> place =
       FindLaunchPlace(environment, request.settings, /*allow_single=*/true);
@@ -187,7 +187,7 @@ void AddBench(CLI::App& root, Action& action) {
     CLI::App* subcommand = command->add_subcommand(
         std::string(collective.name), fmt::format("time and bandwidth of {}", collective.name));
     subcommand->alias(std::string(collective.alias));
-    auto request = std::make_shared<Request>();
+    auto request = std::make_shared<BenchRequest>();
     request->collective = &collective;
     bench::AddFlags(*subcommand, collective, request->options);
     AddSettings(*subcommand, request->settings);

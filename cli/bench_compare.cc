@@ -24,7 +24,7 @@ struct Side {
   bool registered = false;
 };
 
-struct Request {
+struct CompareRequest {
   const bench::CollectiveInfo* collective = nullptr;
   std::array<Side, 2> sides = {Side{"a", "--transport rdma"}, Side{"b", "--transport tcp"}};
   bench::SamplingOptions sampling{.sizes = {8, 1024, 65536, 1 << 20, 16 << 20}};
@@ -42,7 +42,7 @@ constexpr std::array<std::string_view, 10> kOfTheJob = {
     "heartbeat-timeout", "log-level"};
 
 // `side` becomes what its flags make of the common settings.
-absl::Status Apply(const Request& request, Side& side) {
+absl::Status Apply(const CompareRequest& request, Side& side) {
   side.settings = request.settings;
   side.registered = request.registered;
   CLI::App flags;
@@ -65,7 +65,7 @@ absl::Status Apply(const Request& request, Side& side) {
   return Annotate(Validate(side.settings), fmt::format("--{}", side.label));
 }
 
-absl::StatusOr<int64_t> Measure(World& world, const Request& request, Json& json) {
+absl::StatusOr<int64_t> Measure(World& world, const CompareRequest& request, Json& json) {
   const auto print = [&world](const std::string& text) {
     if (world.rank() == 0) PrintNow(text);
   };
@@ -118,7 +118,7 @@ absl::StatusOr<int64_t> Measure(World& world, const Request& request, Json& json
   return bench::CountWrong(rows);
 }
 
-int Run(Request& request) {
+int Run(CompareRequest& request) {
   for (Side& side : request.sides) {
     const absl::Status status = Apply(request, side);
     if (!status.ok()) return ReportError(status);
@@ -138,7 +138,7 @@ int Run(Request& request) {
 void AddCompareBench(CLI::App& bench, Action& action) {
   CLI::App* command = bench.add_subcommand(
       "compare", "two configurations of a collective by turns in one job: RDMA beside TCP");
-  auto request = std::make_shared<Request>();
+  auto request = std::make_shared<CompareRequest>();
   std::vector<std::string> names;
   for (const bench::CollectiveInfo& info : bench::AllCollectives()) names.emplace_back(info.name);
   command

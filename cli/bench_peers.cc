@@ -77,7 +77,7 @@ const std::vector<Peer>& AllPeers() {
   return *peers;
 }
 
-struct Request {
+struct PeersRequest {
   Words peers = {"gradwire", "openmpi", "mpich", "gloo"};
   std::vector<int> ranks = {2, 4};
   bench::SamplingOptions sampling{
@@ -92,7 +92,7 @@ struct Request {
 // Starts the programs and gathers their rows.
 class PeersRun {
  public:
-  explicit PeersRun(const Request& request) : request_(request) {
+  explicit PeersRun(const PeersRequest& request) : request_(request) {
     std::error_code error;
     self_ = std::filesystem::read_symlink("/proc/self/exe", error);
     programs_ = request.programs.empty() ? self_.parent_path().parent_path() / "bench" / "peers"
@@ -215,7 +215,7 @@ class PeersRun {
     return bytes;
   }
 
-  const Request& request_;
+  const PeersRequest& request_;
   std::filesystem::path self_;
   std::filesystem::path programs_;
   std::vector<bench::SampledRow> rows_;
@@ -240,7 +240,7 @@ Json PackageVersions() {
   return versions;
 }
 
-int Run(const Request& request) {
+int Run(const PeersRequest& request) {
   PeersRun run(request);
   std::vector<const Peer*> peers;
   Json json = bench::DescribeRun(CommandLine(), Settings(), {});
@@ -300,7 +300,7 @@ int Run(const Request& request) {
 void AddPeersBench(CLI::App& bench, Action& action) {
   CLI::App* command = bench.add_subcommand(
       "peers", "all-reduce beside Open MPI, MPICH and Gloo, where they are installed");
-  auto request = std::make_shared<Request>();
+  auto request = std::make_shared<PeersRequest>();
   Words names;
   for (const Peer& peer : AllPeers()) names.emplace_back(peer.name);
   command

@@ -8,7 +8,7 @@
 namespace gradwire::cli {
 namespace {
 
-struct Request {
+struct PsRequest {
   bench::PsOptions options;
   std::string consistency = "bsp";
   Settings settings;
@@ -17,7 +17,7 @@ struct Request {
   absl::Status Complete();
 };
 
-absl::Status Request::Complete() {
+absl::Status PsRequest::Complete() {
   GW_ASSIGN_OR_RETURN(options.server.shard.consistency, ps::ParseConsistency(consistency));
   if (options.server.shard.consistency == ps::Consistency::kSsp) {
     return InvalidArgument("--consistency ssp: this measures bsp or asp");
@@ -52,7 +52,7 @@ nlohmann::ordered_json ToJson(const bench::PsRow& row) {
 }
 
 // Returns the number of wrong elements.
-absl::StatusOr<int64_t> Measure(World& world, const Request& request,
+absl::StatusOr<int64_t> Measure(World& world, const PsRequest& request,
                                 nlohmann::ordered_json& json) {
   const bool speaks = world.rank() == 0;
   const auto print = [speaks](const std::string& text) {
@@ -80,6 +80,9 @@ absl::StatusOr<int64_t> Measure(World& world, const Request& request,
     if (!speaks) continue;
     if (json["results"].empty()) {
       print(bench::PsHeader(*bench, request.options));
+      if (!request.settings.telemetry.empty()) {
+        print("# --telemetry: of the all-reduces alone; pushes and pulls are not recorded\n");
+      }
       json["push_pull_device"] = bench->push_pull_description();
       json["all_reduce_device"] = bench->all_reduce_description();
     }
@@ -90,7 +93,7 @@ absl::StatusOr<int64_t> Measure(World& world, const Request& request,
   return wrong;
 }
 
-int Run(Request& request) {
+int Run(PsRequest& request) {
   const absl::StatusOr<LaunchPlace> place =
       FindLaunchPlace(ProcessEnvironment(), request.settings, /*allow_single=*/true);
   if (!place.ok()) return ReportError(place.status());
@@ -113,7 +116,7 @@ int Run(Request& request) {
 void AddPsBench(CLI::App& bench, Action& action) {
   CLI::App* command =
       bench.add_subcommand("ps", "push-pull through parameter servers beside all-reduce");
-  auto request = std::make_shared<Request>();
+  auto request = std::make_shared<PsRequest>();
   bench::PsOptions& options = request->options;
   options.sweep.min_bytes = 64 << 10;
   options.sweep.max_bytes = 64 << 20;

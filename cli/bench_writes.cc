@@ -13,14 +13,14 @@ namespace {
 
 using Json = nlohmann::ordered_json;
 
-struct Request {
+struct WritesRequest {
   bench::Options options;
   bool both_ways = false;
   Settings settings;
 };
 
 // Measures every size, prints the table and fills json["results"]; returns the wrong bytes.
-using Measure = std::function<absl::StatusOr<int64_t>(World&, Transport&, const Request&,
+using Measure = std::function<absl::StatusOr<int64_t>(World&, Transport&, const WritesRequest&,
                                                       const std::function<void(std::string)>& print,
                                                       Json& results)>;
 
@@ -51,7 +51,7 @@ Json ToJson(const bench::LatencyRow& row) {
 // Streams, printed by `header` and `format`.
 template <typename Header, typename Format>
 Measure Streams(Header header, Format format) {
-  return [header, format](World& world, Transport& transport, const Request& request,
+  return [header, format](World& world, Transport& transport, const WritesRequest& request,
                           const std::function<void(std::string)>& print,
                           Json& results) -> absl::StatusOr<int64_t> {
     print(header(transport.description(), request.settings, request.options, request.both_ways));
@@ -66,7 +66,7 @@ Measure Streams(Header header, Format format) {
   };
 }
 
-absl::StatusOr<int64_t> RoundTrips(World& world, Transport& transport, const Request& request,
+absl::StatusOr<int64_t> RoundTrips(World& world, Transport& transport, const WritesRequest& request,
                                    const std::function<void(std::string)>& print, Json& results) {
   print(bench::LatencyHeader(transport.description(), request.settings, request.options));
   int64_t wrong = 0;
@@ -79,7 +79,7 @@ absl::StatusOr<int64_t> RoundTrips(World& world, Transport& transport, const Req
   return wrong;
 }
 
-absl::StatusOr<int64_t> RunOn(World& world, const Request& request, const std::string& name,
+absl::StatusOr<int64_t> RunOn(World& world, const WritesRequest& request, const std::string& name,
                               const Measure& measure, Json& json) {
   GW_ASSIGN_OR_RETURN(const auto transport, CreateTransport(world, request.settings, name));
   GW_ASSIGN_OR_RETURN(
@@ -109,7 +109,7 @@ absl::StatusOr<int64_t> RunOn(World& world, const Request& request, const std::s
 void AddCommand(CLI::App& bench, Action& action, const std::string& name, const std::string& help,
                 const bench::Options& defaults, bool streams, Measure measure) {
   CLI::App* command = bench.add_subcommand(name, help);
-  auto request = std::make_shared<Request>();
+  auto request = std::make_shared<WritesRequest>();
   bench::Options& options = request->options;
   options = defaults;
   bench::AddSweepFlags(*command, options);

@@ -15,7 +15,7 @@ namespace {
 
 using Json = nlohmann::json;
 
-constexpr const char* kFooter = R"(Examples:
+constexpr const char* kDemoFooter = R"(Examples:
   gradwire demo
   gradwire demo --ranks 2 --model cnn
   gradwire demo --transport tcp --lanes 2)";
@@ -111,7 +111,7 @@ void AddDemo(CLI::App& root, Action& action) {
   auto command = std::make_shared<DemoCommand>();
   CLI::App* app =
       root.add_subcommand("demo", "Train the built-in digits on local ranks; show what it costs");
-  app->footer(kFooter);
+  app->footer(kDemoFooter);
   app->add_option("--ranks", command->ranks, "Local ranks, 1..64")
       ->check(CLI::Range(1, 64))
       ->capture_default_str();

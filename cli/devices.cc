@@ -10,21 +10,22 @@
 namespace gradwire::cli {
 namespace {
 
-struct Request {
+struct DevicesRequest {
   Settings settings;
   std::string json;
   bool counters = false;
   int pid = 0;
 };
 
-int Show(const Request& request, const std::string& text, const nlohmann::ordered_json& json) {
+int Show(const DevicesRequest& request, const std::string& text,
+         const nlohmann::ordered_json& json) {
   if (request.json != "-") fmt::print("{}", text);
   if (request.json.empty()) return kDone;
   const absl::Status written = WriteJson(json, request.json);
   return written.ok() ? kDone : ReportError(written);
 }
 
-int ShowDevices(const Request& request) {
+int ShowDevices(const DevicesRequest& request) {
   const auto ports = rdma::ListPorts();
   if (!ports.ok()) return ReportError(ports.status());
   const auto choice = rdma::ChoosePort(*ports, request.settings, /*local_address=*/"");
@@ -37,7 +38,7 @@ int ShowDevices(const Request& request) {
                {"reason", choice.ok() ? choice->reason : chosen}});
 }
 
-int ShowCounters(const Request& request) {
+int ShowCounters(const DevicesRequest& request) {
   std::vector<UrxeProcess> processes;
   if (request.pid != 0) {
     auto process = ReadUrxeProcess("/proc", request.pid);
@@ -55,7 +56,7 @@ int ShowCounters(const Request& request) {
 }  // namespace
 
 void AddDevices(CLI::App& root, Action& action) {
-  auto request = std::make_shared<Request>();
+  auto request = std::make_shared<DevicesRequest>();
   CLI::App* devices = root.add_subcommand("devices", "list RDMA devices, or what urxe counted");
   CLI::Option* counters = devices->add_flag(
       "--counters", request->counters, "of every process of this user with a urxe device open");

@@ -62,14 +62,14 @@ nlohmann::ordered_json ToJson(const FixReport& report) {
           {"error", Message(report.status)}};
 }
 
-struct Request {
+struct DoctorRequest {
   ProbeOptions probe;
   std::string json;
   bool fix = false;
   std::string interface;
 };
 
-int Look(const Request& request) {
+int Look(const DoctorRequest& request) {
   const Findings findings = ProbeAll(request.probe);
   if (request.json != "-") Print(findings);
   if (!request.json.empty()) {
@@ -79,7 +79,7 @@ int Look(const Request& request) {
   return Count(findings, Verdict::kProblem) == 0 ? kDone : kFailed;
 }
 
-int Repair(const Request& request) {
+int Repair(const DoctorRequest& request) {
   // Each line is out before the step that it announces.
   std::FILE* const out = request.json == "-" ? stderr : stdout;
   const FixReport report = Fix({.probe = request.probe,
@@ -99,7 +99,7 @@ int Repair(const Request& request) {
 }  // namespace
 
 void AddDoctor(CLI::App& root, Action& action) {
-  auto request = std::make_shared<Request>();
+  auto request = std::make_shared<DoctorRequest>();
   CLI::App* doctor = root.add_subcommand("doctor", "look at this machine for what ranks need");
   doctor->add_option("--port", request->probe.port, "rendezvous port to try [default: 29500]")
       ->check(CLI::Range(1, 65535))

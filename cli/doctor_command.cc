@@ -22,7 +22,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr size_t kMostOutput = 64 << 10;  // bytes kept of what a program prints
-constexpr auto kLook = std::chrono::milliseconds(20);
+constexpr auto kChildInterval = std::chrono::milliseconds(20);
 
 // The attributes and file actions of one posix_spawn.
 class SpawnPlan {
@@ -118,7 +118,7 @@ absl::StatusOr<CommandResult> RunCommandWith(const std::vector<std::string>& arg
       return DeadlineExceeded("{} did not end within {} ms and was killed", argv[0], limit.count());
     }
     pollfd ready{from.get(), POLLIN, 0};
-    poll(&ready, open ? 1 : 0, static_cast<int>(kLook.count()));
+    poll(&ready, open ? 1 : 0, static_cast<int>(kChildInterval.count()));
     if (open) open = Drain(from.get(), result.output);
   }
   Drain(from.get(), result.output);

@@ -18,7 +18,7 @@ namespace {
 using Clock = std::chrono::steady_clock;
 
 constexpr auto kCommandLimit = std::chrono::seconds(30);
-constexpr auto kLook = std::chrono::milliseconds(50);
+constexpr auto kDeviceInterval = std::chrono::milliseconds(50);
 
 // Flags of a route, from <linux/route.h>.
 constexpr unsigned long kRouteUp = 0x1;
@@ -152,7 +152,7 @@ absl::Status AwaitUsable(const FixOptions& options, const FixPlan& plan) {
   const auto deadline = Clock::now() + options.ready_limit;
   absl::StatusOr<RdmaPort> port = FindUsable(options.probe, plan.device);
   while (!port.ok() && !plan.steps.empty() && Clock::now() < deadline) {
-    std::this_thread::sleep_for(kLook);
+    std::this_thread::sleep_for(kDeviceInterval);
     port = FindUsable(options.probe, plan.device);
   }
   if (!port.ok()) return port.status();

@@ -35,7 +35,7 @@ std::map<std::string, std::string> KeyValues(const std::string& path) {
   return values;
 }
 
-std::set<std::string> Words(const std::string& text) {
+std::set<std::string> DistinctWords(const std::string& text) {
   std::istringstream stream(text);
   std::set<std::string> words;
   for (std::string word; stream >> word;) words.insert(word);
@@ -87,7 +87,7 @@ Findings ProbeCpu(const ProbeOptions& options) {
                         "ranks beyond that number take turns; raise the container's CPU limit"});
   }
   // x86 calls them flags, arm64 Features.
-  std::set<std::string> have = Words(facts["flags"] + " " + facts["Features"]);
+  std::set<std::string> have = DistinctWords(facts["flags"] + " " + facts["Features"]);
   std::string listed;
   for (const char* flag : {"avx2", "fma", "f16c", "avx512f", "avx512_bf16", "avx512_fp16", "asimd",
                            "asimdhp", "sve", "bf16"}) {

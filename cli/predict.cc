@@ -25,7 +25,7 @@ using analysis::Prediction;
 
 constexpr uint64_t kMostSizes = 64;
 
-constexpr const char* kFooter = R"(Examples:
+constexpr const char* kPredictFooter = R"(Examples:
   gradwire predict --ranks 1024 --link 400G --latency 5us --bytes 1M..1G
   gradwire predict --ranks 64 --model resnet50 --topology fat_tree
   gradwire predict --ranks 64 --ranks-per-node 8 --link 400G --node-link 3.6T
@@ -44,7 +44,7 @@ Ethernet of 2009: 97 % of the bandwidth and 13 times the latency.
 neither hops nor links that ranks share. Not in either: stragglers, losses,
 processors that ranks share, memory bandwidth.)";
 
-struct Request {
+struct PredictRequest {
   analysis::Network network;
   std::string topology = "star";
   std::string transport = "rdma";
@@ -82,7 +82,7 @@ absl::StatusOr<uint64_t> Bytes(const std::string& flag, const std::string& text)
   return static_cast<uint64_t>(*bytes);
 }
 
-absl::StatusOr<std::vector<uint64_t>> Request::Sizes() const {
+absl::StatusOr<std::vector<uint64_t>> PredictRequest::Sizes() const {
   if (!model.empty()) {
     GW_ASSIGN_OR_RETURN(const std::vector<bench::Gradient> gradients,
                         bench::MakeModelGradients(model));
@@ -114,7 +114,7 @@ absl::StatusOr<std::vector<uint64_t>> Request::Sizes() const {
   return sizes;
 }
 
-absl::StatusOr<std::vector<analysis::Work>> Request::Works() const {
+absl::StatusOr<std::vector<analysis::Work>> PredictRequest::Works() const {
   constexpr std::array kEvery = {Algorithm::kRing, Algorithm::kRecursiveDoubling, Algorithm::kTree,
                                  Algorithm::kParameterServer};
   GW_ASSIGN_OR_RETURN(const uint64_t slice, Bytes("--slice-bytes", slice_bytes));
@@ -135,7 +135,7 @@ absl::StatusOr<std::vector<analysis::Work>> Request::Works() const {
 }
 
 // The costs of a file, where no flag says otherwise.
-absl::Status Request::ReadModel(std::string& gamma_source) {
+absl::Status PredictRequest::ReadModel(std::string& gamma_source) {
   std::ifstream file(from);
   const std::string text{std::istreambuf_iterator<char>(file), {}};
   if (!file) return absl::NotFoundError(fmt::format("--from {}: cannot read it", from));
@@ -161,7 +161,7 @@ absl::Status Request::ReadModel(std::string& gamma_source) {
   return absl::OkStatus();
 }
 
-absl::Status Request::Predict() {
+absl::Status PredictRequest::Predict() {
   GW_ASSIGN_OR_RETURN(const std::string simulator, analysis::FindSimulator());
   GW_ASSIGN_OR_RETURN(const std::vector<uint64_t> sizes, Sizes());
   GW_ASSIGN_OR_RETURN(const std::vector<analysis::Work> works, Works());
@@ -230,7 +230,7 @@ absl::Status Request::Predict() {
                    json);
 }
 
-int Request::Run() {
+int PredictRequest::Run() {
   const absl::Status status = Predict();
   return status.ok() ? kDone : ReportError(status);
 }
@@ -238,10 +238,10 @@ int Request::Run() {
 }  // namespace
 
 void AddPredict(CLI::App& root, Action& action) {
-  auto request = std::make_shared<Request>();
+  auto request = std::make_shared<PredictRequest>();
   CLI::App* app = root.add_subcommand(
       "predict", "what all-reduces and parameter servers take on another network");
-  app->footer(kFooter);
+  app->footer(kPredictFooter);
   analysis::Network& network = request->network;
   const CLI::AsNumberWithUnit bits(
       std::map<std::string, double>{{"K", 1e3}, {"M", 1e6}, {"G", 1e9}, {"T", 1e12}});

@@ -13,7 +13,7 @@
 namespace gradwire::cli {
 namespace {
 
-constexpr const char* kFooter = R"(Examples:
+constexpr const char* kPsFooter = R"(Examples:
   gradwire ps serve --port 4000 --workers 4              one server, BSP
   gradwire ps serve --port 4000 --consistency ssp --staleness 3 --optimizer adam
   gradwire ps serve --index 0 --of 2 --port 4000         two servers, each
@@ -105,7 +105,7 @@ void AddPsServe(CLI::App& ps, Action& action) {
   ps::OptimizerOptions& optimizer = shard.optimizer;
   options.port = 29600;
   CLI::App* app = ps.add_subcommand("serve", "Keep parameters for workers that join and leave");
-  app->footer(kFooter);
+  app->footer(kPsFooter);
 
   app->add_option("--port", options.port, "Port to listen on, 0: any free one")
       ->capture_default_str();

@@ -30,7 +30,7 @@ using Clock = std::chrono::steady_clock;
 
 constexpr std::chrono::seconds kStartPatience{10};
 constexpr std::chrono::seconds kEndPatience{10};
-constexpr std::chrono::milliseconds kLook{10};
+constexpr std::chrono::milliseconds kServerInterval{10};
 constexpr int64_t kMinSlice = 1 << 10, kMaxSlice = 64 << 10;  // bytes
 constexpr size_t kLongestGreeting = 64 << 10;                 // bytes
 
@@ -131,7 +131,7 @@ absl::StatusOr<int> OwnServer::Await(Clock::time_point deadline) {
     if (ended == process_.pid) return status;
     if (ended < 0 && errno != EINTR) return ErrnoError(errno, "cannot wait for the server");
     if (Clock::now() >= deadline) return DeadlineExceeded("the server does not end");
-    std::this_thread::sleep_for(kLook);
+    std::this_thread::sleep_for(kServerInterval);
   }
 }
 

@@ -6,7 +6,7 @@
 namespace gradwire::cli {
 namespace {
 
-constexpr const char* kFooter = R"(Examples:
+constexpr const char* kTrainFooter = R"(Examples:
   gradwire train                                      alone, on built-in digits
   gradwire launch -n 4 -- gradwire train              four local ranks
   gradwire launch -n 2 -- gradwire train --model cnn --data ./mnist --epochs 3
@@ -219,7 +219,7 @@ void AddTrain(CLI::App& root, Action& action) {
   auto command = std::make_shared<TrainCommand>();
   training::TrainingOptions& options = command->options;
   CLI::App* app = root.add_subcommand("train", "Train a digit classifier across the job's ranks");
-  app->footer(kFooter);
+  app->footer(kTrainFooter);
 
   app->add_option("--strategy", command->strategy,
                   "allreduce: every rank has the whole state; ps: parameter servers have it")

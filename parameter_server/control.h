@@ -23,6 +23,8 @@
 
 namespace gradwire::ps {
 
+inline constexpr int64_t kMaxWorkers = 1 << 20;  // numbers of workers are below it
+
 // What a session wants of a server.
 struct JoinRequest {
   Layout layout;          // empty: whatever the server has (monitors, swarms of pulls)

@@ -20,7 +20,6 @@ inline constexpr uint32_t kProtocol = 1;
 inline constexpr int kMaxServers = 4096;
 inline constexpr int kMaxShardsPerServer = 64;
 inline constexpr int kMaxShards = kMaxServers * kMaxShardsPerServer;
-inline constexpr int64_t kMaxWorkers = 1 << 20;  // numbers are below it
 inline constexpr int64_t kMaxWorkersPerSession = 1 << 16;
 inline constexpr int kMaxDimensions = 32;
 // Links of one end in messages of its facts: queue pairs, addresses, grants.

@@ -11,7 +11,7 @@ namespace gradwire::ps {
 namespace {
 
 constexpr size_t kMaxNameBytes = 256;
-constexpr int64_t kMinSliceBytes = 64;
+constexpr int64_t kMinLayoutSlice = 64;
 constexpr size_t kNamesInAnError = 5;
 
 std::string Join(const std::vector<int64_t>& shape) {
@@ -102,8 +102,8 @@ absl::Status Layout::Matches(const Layout& other) const {
 
 absl::StatusOr<Placement> Placement::Make(const Layout& layout, int shards, int64_t slice_bytes) {
   if (shards < 1) return InvalidArgument("{} shards cannot be", shards);
-  if (slice_bytes < kMinSliceBytes) {
-    return InvalidArgument("slices of {} bytes are smaller than {}", slice_bytes, kMinSliceBytes);
+  if (slice_bytes < kMinLayoutSlice) {
+    return InvalidArgument("slices of {} bytes are smaller than {}", slice_bytes, kMinLayoutSlice);
   }
   const auto slice_elements = slice_bytes / static_cast<int64_t>(sizeof(float));
   const int64_t blocks = (layout.elements() + kAlignment - 1) / kAlignment;

@@ -35,6 +35,8 @@ enum class Op : uint8_t {
   kAssign = 4,     // first values in; ignored once the shard has values
   kReplicate = 5,  // from a shard to its replica: one slice as it was applied, or a clock
 };
+constexpr bool Pushes(Op op) { return op == Op::kPush || op == Op::kPushPull; }
+constexpr bool Pulls(Op op) { return op == Op::kPull || op == Op::kPushPull; }
 
 struct Request {
   // Flags.

@@ -9,8 +9,6 @@
 namespace gradwire::ps {
 namespace {
 
-constexpr int64_t kMaxWorkers = 1 << 20;
-
 absl::StatusOr<int64_t> RandomId() {
   uint64_t random = 0;
   while (getrandom(&random, sizeof(random), 0) != static_cast<ssize_t>(sizeof(random))) {

@@ -16,9 +16,6 @@ constexpr size_t kReplicaBacklog = 64;
 // Slices read in place, or sent, for one worker before others have their turn.
 constexpr int kTurn = 32;
 
-bool Pulls(Op op) { return op == Op::kPull || op == Op::kPushPull; }
-bool Pushes(Op op) { return op == Op::kPush || op == Op::kPushPull; }
-
 }  // namespace
 
 void ShardThread::Impl::MakeReady(Peer& peer) {

@@ -22,10 +22,10 @@ namespace gradwire::ps {
 namespace {
 
 constexpr size_t kMaxErrors = 5;
-constexpr int kMaxWorkers = 10'000;
+constexpr int kMaxSwarm = 10'000;
 constexpr std::chrono::milliseconds kTell{200};
 
-double Seconds(Clock::duration time) { return std::chrono::duration<double>(time).count(); }
+double SecondsOf(Clock::duration time) { return std::chrono::duration<double>(time).count(); }
 
 class Swarm {
  public:
@@ -205,7 +205,7 @@ absl::Status Swarm::ConnectAll() {
     made->number = job_.worker + i;
     const absl::Status status = Connect(*made, members_.size(), begin + settings_.op_timeout);
     if (status.ok()) {
-      connect_seconds_.push_back(static_cast<float>(Seconds(Clock::now() - begin)));
+      connect_seconds_.push_back(static_cast<float>(SecondsOf(Clock::now() - begin)));
       members_.push_back(std::move(made));
     } else {
       first.Update(status);
@@ -220,7 +220,7 @@ absl::Status Swarm::ConnectAll() {
       tell_ = Clock::now() + kTell;
     }
   }
-  report_.connect_seconds = Seconds(Clock::now() - start);
+  report_.connect_seconds = SecondsOf(Clock::now() - start);
   report_.connected = static_cast<int>(members_.size());
   report_.worker_bytes = members_.empty()
                              ? 0
@@ -249,7 +249,7 @@ void Swarm::Answered(Member& member, const Reply& reply) {
   if (reply.code != 0) return Fail(member, reply.status());
   if (member.failed || member.unanswered > 0 || assigning_) return;
   const Deadline now = Clock::now();
-  step_seconds_.push_back(static_cast<float>(Seconds(now - member.due)));
+  step_seconds_.push_back(static_cast<float>(SecondsOf(now - member.due)));
   ++report_.steps_done;
   if (--member.left == 0) {
     --active_;
@@ -362,7 +362,7 @@ absl::Status Swarm::Step() {
       tell_ = now + kTell;
     }
   }
-  report_.run_seconds = Seconds(Clock::now() - start);
+  report_.run_seconds = SecondsOf(Clock::now() - start);
   progress_(report_.connected, report_.steps_done);
   return absl::OkStatus();
 }
@@ -388,8 +388,8 @@ Swarm::~Swarm() {
 }  // namespace
 
 absl::Status Validate(const SwarmOptions& options) {
-  if (options.workers < 1 || options.workers > kMaxWorkers) {
-    return InvalidArgument("--workers {}: is outside 1..{}", options.workers, kMaxWorkers);
+  if (options.workers < 1 || options.workers > kMaxSwarm) {
+    return InvalidArgument("--workers {}: is outside 1..{}", options.workers, kMaxSwarm);
   }
   if (options.bytes < 4 || options.bytes % 4 != 0) {
     return InvalidArgument("--bytes {}: must be a positive multiple of 4", options.bytes);

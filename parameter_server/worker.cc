@@ -12,12 +12,6 @@
 #include "parameter_server/worker_internal.h"
 
 namespace gradwire::ps {
-namespace {
-
-bool Pulls(Op op) { return op == Op::kPull || op == Op::kPushPull; }
-bool Pushes(Op op) { return op == Op::kPush || op == Op::kPushPull; }
-
-}  // namespace
 
 absl::Status Worker::Impl::Latch(absl::Status status) {
   if (!status.ok() && failure_.ok()) failure_ = status;

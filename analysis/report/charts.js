@@ -47,9 +47,9 @@ function drawXAxis(svg, names, position, bottom, width) {
 }
 
 function axisTitles(svg, chart, width, height) {
-  svg.append("text").attr({class: "axis-title", x: 0, y: 10}).text(units(chart.y_label));
+  svg.append("text").attr({class: "axis-title", x: 0, y: 10}).text(labelUnits(chart.y_label));
   svg.append("text").attr({class: "axis-title", x: width, y: height - 4, "text-anchor": "end"})
-    .text(units(chart.x_label));
+    .text(labelUnits(chart.x_label));
 }
 
 function yScale(chart, low, high, top, bottom) {
@@ -173,7 +173,7 @@ function drawChart(chart, width) {
     const i = Math.floor((d3.mouse(this)[0] - margin.left) / step);
     if (i < 0 || i >= chart.x.length) return tip.hide();
     tip.show(d3.event.clientX, d3.event.clientY, `${chart.x_label} ${chart.x[i]}`,
-      chart.series.map((series) => [series.name, spread(series, i)]), units(chart.y_label));
+      chart.series.map((series) => [series.name, spread(series, i)]), labelUnits(chart.y_label));
   }).on("mouseleave", () => tip.hide());
   return svg.node();
 }

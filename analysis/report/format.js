@@ -58,8 +58,11 @@ function plural(count, noun) {
   return `${count.toLocaleString("en-US")} ${noun}${count === 1 ? "" : "s"}`;
 }
 
-// Units as a reader expects them; terminals get "us".
-const units = (text) => text.replace(/(\(|\d ?)us\b/g, "$1µs");
+// Units as a reader expects them, where terminals get "us": in labels, and in sentences, where they
+// stay on the line of their number.
+const labelUnits = (text) => text.replace(/\bus\b/g, "µs");
+const units = (text) => text.replace(/(\d) (%|[nmu]?s\b|[KMG]?i?B\b)/g, "$1\u00a0$2")
+  .replace(/(\d\s?)us\b/g, "$1µs");
 
 // ---- elements
 
@@ -91,7 +94,7 @@ function table(columns, rows, caption) {
     element(tag, {class: isNumber[i] ? "number" : null, scope: tag === "th" ? "col" : null}, value);
   return element("div", {class: "table", tabindex: "0", role: "region", "aria-label": caption},
     element("table", {},
-      element("thead", {}, element("tr", {}, columns.map((name, i) => cell("th", units(name), i)))),
+      element("thead", {}, element("tr", {}, columns.map((name, i) => cell("th", labelUnits(name), i)))),
       element("tbody", {}, rows.map((row) =>
         element("tr", {}, row.map((value, i) => cell("td", value, i)))))));
 }

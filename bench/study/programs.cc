@@ -16,13 +16,10 @@ using analysis::Chart;
 using analysis::SizeText;
 using analysis::Study;
 
-constexpr std::chrono::seconds kLimit{180};
-constexpr uint64_t kMaxReport = 64 << 20;  // bytes
-
 absl::StatusOr<std::string> Output(const StudyOptions& options,
                                    const std::vector<std::string>& command) {
   GW_ASSIGN_OR_RETURN(StudyProgram program,
-                      options.run(command, kLimit, {"GRADWIRE_DEVICE=" + options.device}));
+                      options.run(command, kProgramLimit, {"GRADWIRE_DEVICE=" + options.device}));
   if (program.exit_code != 0) {
     return InternalError("{} ended with {}: {}", command[1], program.exit_code, program.output);
   }

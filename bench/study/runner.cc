@@ -24,9 +24,7 @@ using analysis::Median;
 using analysis::Run;
 using Words = std::vector<std::string>;
 
-constexpr std::chrono::seconds kLimit{120};  // of one program
 constexpr std::string_view kUrxe = "urxe";
-constexpr uint64_t kMaxReport = 64 << 20;  // bytes
 
 // One program's figures, out of place and in place together.
 struct Sample {
@@ -146,9 +144,9 @@ std::string ReasonIn(const std::string& output) {
 // `files`: an empty folder for the program's report and recordings.
 absl::Status MeasureInto(const std::filesystem::path& files, const StudyPlan& plan,
                          const StudyPoint& point, const StudyOptions& options, Measured& measured) {
-  GW_ASSIGN_OR_RETURN(
-      const StudyProgram program,
-      options.run(Command(plan, point, options, files), kLimit, Environment(plan, point, options)));
+  GW_ASSIGN_OR_RETURN(const StudyProgram program,
+                      options.run(Command(plan, point, options, files), kProgramLimit,
+                                  Environment(plan, point, options)));
   if (point.refused) {
     if (program.exit_code != 2) {
       return InternalError("{} {}: it was to be refused, but ended with {}: {}", plan.varies,

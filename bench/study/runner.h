@@ -3,6 +3,7 @@
 #pragma once
 
 #include <chrono>
+#include <cstdint>
 #include <filesystem>
 #include <functional>
 #include <string>
@@ -13,6 +14,9 @@
 #include "transport/status.h"
 
 namespace gradwire::bench {
+
+inline constexpr std::chrono::seconds kProgramLimit{180};  // of one program
+inline constexpr uint64_t kMaxReport = 64 << 20;           // bytes of what it reports
 
 struct StudyProgram {
   int exit_code = 0;

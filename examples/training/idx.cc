@@ -5,6 +5,7 @@
 #include <span>
 #include <string>
 
+#include "examples/training/dataset.h"
 #include "transport/file_io.h"
 
 namespace gradwire::training {
@@ -12,7 +13,6 @@ namespace {
 
 constexpr uint64_t kMaxFileBytes = uint64_t{1} << 30;
 constexpr uint32_t kMaxSide = 1024;  // pixels
-constexpr int kClasses = 10;
 
 uint32_t BigEndian32(std::span<const uint8_t> bytes, size_t offset) {
   return static_cast<uint32_t>(bytes[offset]) << 24 |

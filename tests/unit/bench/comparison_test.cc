@@ -10,8 +10,8 @@ namespace {
 
 using testing::HasSubstr;
 
-SampledRow Row(const std::string& peer, int64_t round, double median_us, int64_t bytes = 1'000'000,
-               int ranks = 4) {
+SampledRow Sampled(const std::string& peer, int64_t round, double median_us,
+                   int64_t bytes = 1'000'000, int ranks = 4) {
   SampledRow row{.peer = peer, .transport = "tcp", .ranks = ranks, .bytes = bytes};
   row.median_us = median_us;
   row.round = round;
@@ -22,8 +22,9 @@ SampledRow Row(const std::string& peer, int64_t round, double median_us, int64_t
 
 TEST(Compare, PairsRoundsAndShowsTheirSpread) {
   // The machine is twice as slow in round 2: medians drift, ratios do not.
-  const std::vector<SampledRow> rows = {Row("b", 1, 300), Row("a", 1, 100), Row("a", 2, 200),
-                                        Row("b", 2, 600), Row("a", 3, 110), Row("b", 3, 220)};
+  const std::vector<SampledRow> rows = {Sampled("b", 1, 300), Sampled("a", 1, 100),
+                                        Sampled("a", 2, 200), Sampled("b", 2, 600),
+                                        Sampled("a", 3, 110), Sampled("b", 3, 220)};
   const std::vector<Compared> compared = Compare(rows, "a");
   ASSERT_EQ(compared.size(), 2u);
   EXPECT_EQ(compared[0].peer, "a");
@@ -41,9 +42,9 @@ TEST(Compare, PairsRoundsAndShowsTheirSpread) {
 }
 
 TEST(Compare, OrdersByRanksAndSizes) {
-  const std::vector<SampledRow> rows = {Row("x", 1, 1, 64, 4), Row("me", 1, 1, 64, 4),
-                                        Row("x", 1, 1, 8, 4),  Row("x", 1, 1, 64, 2),
-                                        Row("y", 1, 1, 64, 2), Row("me", 1, 1, 64, 2)};
+  const std::vector<SampledRow> rows = {Sampled("x", 1, 1, 64, 4), Sampled("me", 1, 1, 64, 4),
+                                        Sampled("x", 1, 1, 8, 4),  Sampled("x", 1, 1, 64, 2),
+                                        Sampled("y", 1, 1, 64, 2), Sampled("me", 1, 1, 64, 2)};
   std::vector<std::string> order;
   for (const Compared& row : Compare(rows, "me")) {
     order.push_back(fmt::format("{}/{}/{}", row.ranks, row.bytes, row.peer));
@@ -53,8 +54,8 @@ TEST(Compare, OrdersByRanksAndSizes) {
 }
 
 TEST(Compare, LeavesWrongRowsAndMissingRoundsOut) {
-  std::vector<SampledRow> rows = {Row("a", 1, 100), Row("a", 2, 100), Row("b", 1, 50),
-                                  Row("b", 2, 400), Row("c", 3, 70)};
+  std::vector<SampledRow> rows = {Sampled("a", 1, 100), Sampled("a", 2, 100), Sampled("b", 1, 50),
+                                  Sampled("b", 2, 400), Sampled("c", 3, 70)};
   rows[2].wrong = 7;
   const std::vector<Compared> compared = Compare(rows, "a");
   ASSERT_EQ(compared.size(), 3u);

@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "tests/support/local_world.h"
+#include "tests/support/tcp_settings.h"
 #include "transport/transport.h"
 
 namespace gradwire::bench {
@@ -16,16 +17,14 @@ namespace {
 
 using testing::HasSubstr;
 
-Settings TestSettings() {
-  Settings settings;
-  settings.transport = "tcp";
+Settings SmallSlices() {
+  Settings settings = TcpSettings();
   settings.slice_bytes = 4096;
   settings.slots = 4;
-  settings.op_timeout = std::chrono::seconds(30);
   return settings;
 }
 
-Options SmallRun() {
+Options FewWrites() {
   Options options;
   options.sizes = {0, 1, 4096, 50'000};  // the last is more slices than slots
   options.iterations = 7;
@@ -36,7 +35,7 @@ Options SmallRun() {
 
 void OnRanks(int ranks, const std::function<void(World&, Transport&)>& body) {
   test::LocalJob::Run(ranks, [&](World& world) {
-    const auto transport = CreateTransport(world, TestSettings(), "link");
+    const auto transport = CreateTransport(world, SmallSlices(), "link");
     ASSERT_TRUE(transport.ok()) << Message(transport.status());
     body(world, **transport);
   });
@@ -47,7 +46,7 @@ TEST(MeasureStreams, MeasuresAndChecksBothWays) {
     OnRanks(2, [&](World& world, Transport& transport) {
       std::vector<StreamRow> rows;
       const absl::Status status =
-          MeasureStreams(world, transport, TestSettings(), SmallRun(), both_ways,
+          MeasureStreams(world, transport, SmallSlices(), FewWrites(), both_ways,
                          [&](const StreamRow& row) { rows.push_back(row); });
       ASSERT_TRUE(status.ok()) << Message(status);
       ASSERT_EQ(rows.size(), 4u);
@@ -70,7 +69,7 @@ TEST(MeasureStreams, MeasuresAndChecksBothWays) {
 TEST(MeasureLatency, HalvesRoundTripsAndChecks) {
   OnRanks(2, [](World& world, Transport& transport) {
     std::vector<LatencyRow> rows;
-    const absl::Status status = MeasureLatency(world, transport, TestSettings(), SmallRun(),
+    const absl::Status status = MeasureLatency(world, transport, SmallSlices(), FewWrites(),
                                                [&](const LatencyRow& row) { rows.push_back(row); });
     ASSERT_TRUE(status.ok()) << Message(status);
     ASSERT_EQ(rows.size(), 4u);
@@ -87,10 +86,10 @@ TEST(MeasureLatency, HalvesRoundTripsAndChecks) {
 
 TEST(MeasureLatency, NeedsTwoRanks) {
   OnRanks(3, [](World& world, Transport& transport) {
-    EXPECT_THAT(Message(MeasureLatency(world, transport, TestSettings(), SmallRun(),
+    EXPECT_THAT(Message(MeasureLatency(world, transport, SmallSlices(), FewWrites(),
                                        [](const LatencyRow&) { FAIL(); })),
                 HasSubstr("between two ranks, this world has 3"));
-    EXPECT_TRUE(absl::IsInvalidArgument(MeasureStreams(world, transport, TestSettings(), SmallRun(),
+    EXPECT_TRUE(absl::IsInvalidArgument(MeasureStreams(world, transport, SmallSlices(), FewWrites(),
                                                        false, [](const StreamRow&) { FAIL(); })));
   });
 }
@@ -106,8 +105,8 @@ void ExpectFits(const std::string& header, const std::string& row) {
 }
 
 TEST(LinkTables, Fit80Columns) {
-  const Options options = SmallRun();
-  const Settings settings = TestSettings();
+  const Options options = FewWrites();
+  const Settings settings = SmallSlices();
   StreamRow stream{.bytes = 4096};
   stream.messages = Summarize({12'345'678});
   stream.cost.syscalls = 2.5;

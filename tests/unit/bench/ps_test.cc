@@ -10,6 +10,7 @@
 
 #include "bench/first_ranks.h"
 #include "tests/support/local_world.h"
+#include "tests/support/tcp_settings.h"
 
 namespace gradwire::bench {
 namespace {
@@ -17,14 +18,7 @@ namespace {
 using test::LocalJob;
 using ::testing::HasSubstr;
 
-Settings TestSettings() {
-  Settings settings;
-  settings.transport = "tcp";
-  settings.op_timeout = std::chrono::seconds(30);
-  return settings;
-}
-
-PsOptions SmallRun() {
+PsOptions FewPushes() {
   PsOptions options;
   options.sweep.iterations = 4;
   options.sweep.warmups = 1;
@@ -36,7 +30,7 @@ PsOptions SmallRun() {
 void MeasuresAndChecks(int ranks, const PsOptions& options) {
   const int workers = ranks - options.servers;
   LocalJob::Run(ranks, [&](World& world) {
-    const auto bench = PsBench::Create(world, TestSettings(), options);
+    const auto bench = PsBench::Create(world, TcpSettings(), options);
     ASSERT_TRUE(bench.ok()) << Message(bench.status());
     EXPECT_EQ((*bench)->workers(), workers);
     for (const size_t bytes : {size_t{4}, size_t{100'000}}) {
@@ -59,10 +53,10 @@ void MeasuresAndChecks(int ranks, const PsOptions& options) {
   });
 }
 
-TEST(PsBench, MeasuresAndChecksBsp) { MeasuresAndChecks(3, SmallRun()); }
+TEST(PsBench, MeasuresAndChecksBsp) { MeasuresAndChecks(3, FewPushes()); }
 
 TEST(PsBench, MeasuresAndChecksAspOnTwoServersOfTwoThreads) {
-  PsOptions options = SmallRun();
+  PsOptions options = FewPushes();
   options.servers = 2;
   options.server.threads = 2;
   options.server.shard.consistency = ps::Consistency::kAsp;
@@ -71,10 +65,10 @@ TEST(PsBench, MeasuresAndChecksAspOnTwoServersOfTwoThreads) {
 
 TEST(PsBench, CountsWhatIsWrong) {
   // With gradients cut down the values cannot be the sum.
-  PsOptions options = SmallRun();
+  PsOptions options = FewPushes();
   options.server.shard.clip_value = 0.5;
   LocalJob::Run(3, [&](World& world) {
-    const auto bench = PsBench::Create(world, TestSettings(), options);
+    const auto bench = PsBench::Create(world, TcpSettings(), options);
     ASSERT_TRUE(bench.ok()) << Message(bench.status());
     const auto row = (*bench)->Measure(4096);
     ASSERT_TRUE(row.ok()) << Message(row.status());
@@ -83,10 +77,10 @@ TEST(PsBench, CountsWhatIsWrong) {
 }
 
 TEST(PsBench, LeavesOutWhatIsNotChecked) {
-  PsOptions options = SmallRun();
+  PsOptions options = FewPushes();
   options.sweep.checks = 0;
   LocalJob::Run(2, [&](World& world) {
-    const auto bench = PsBench::Create(world, TestSettings(), options);
+    const auto bench = PsBench::Create(world, TcpSettings(), options);
     ASSERT_TRUE(bench.ok()) << Message(bench.status());
     const auto row = (*bench)->Measure(4096);
     ASSERT_TRUE(row.ok()) << Message(row.status());

@@ -7,16 +7,10 @@
 #include <sstream>
 
 #include "tests/support/local_world.h"
+#include "tests/support/tcp_settings.h"
 
 namespace gradwire::bench {
 namespace {
-
-Settings TestSettings() {
-  Settings settings;
-  settings.transport = "tcp";
-  settings.op_timeout = std::chrono::seconds(30);
-  return settings;
-}
 
 std::vector<Gradient> SmallModel() {
   return {{"b", {10}}, {"a", {30, 10}}, {"c", {5000}}, {"d", {1}}};
@@ -24,7 +18,7 @@ std::vector<Gradient> SmallModel() {
 
 TEST(Replay, SendsEachTensorAndBuckets) {
   test::LocalJob::Run(3, [](World& world) {
-    const auto communicator = Communicator::Create(world, TestSettings());
+    const auto communicator = Communicator::Create(world, TcpSettings());
     ASSERT_TRUE(communicator.ok()) << communicator.status();
     Options options;
     options.model = "small";
@@ -53,7 +47,7 @@ TEST(Replay, SendsEachTensorAndBuckets) {
 
 TEST(Replay, UncheckedIsNotRight) {
   test::LocalJob::Run(1, [](World& world) {
-    const auto communicator = Communicator::Create(world, TestSettings());
+    const auto communicator = Communicator::Create(world, TcpSettings());
     ASSERT_TRUE(communicator.ok()) << communicator.status();
     Options options;
     options.iterations = 1;

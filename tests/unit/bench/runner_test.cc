@@ -15,6 +15,7 @@
 #include "bench/first_ranks.h"
 #include "bench/samples.h"
 #include "tests/support/local_world.h"
+#include "tests/support/tcp_settings.h"
 
 namespace gradwire::bench {
 namespace {
@@ -22,17 +23,10 @@ namespace {
 using test::LocalJob;
 using ::testing::HasSubstr;
 
-Settings TestSettings() {
-  Settings settings;
-  settings.transport = "tcp";
-  settings.op_timeout = std::chrono::seconds(30);
-  return settings;
-}
-
 // Runs `body` on each rank with a communicator of its own.
 void OnRanks(int ranks, const std::function<void(Communicator&)>& body) {
   LocalJob::Run(ranks, [&](World& world) {
-    auto communicator = Communicator::Create(world, TestSettings());
+    auto communicator = Communicator::Create(world, TcpSettings());
     ASSERT_TRUE(communicator.ok()) << Message(communicator.status());
     body(**communicator);
   });
@@ -165,9 +159,9 @@ TEST(RunSamples, PrintsOnRankZeroAlone) {
 
 TEST(RunByTurns, TakesEverySizeOfEveryVariantInEachRound) {
   LocalJob::Run(3, [&](World& world) {
-    const auto first = Communicator::Create(world, TestSettings());
+    const auto first = Communicator::Create(world, TcpSettings());
     const std::unique_ptr<World> again = FirstRanks(world, world.size());
-    const auto second = Communicator::Create(*again, TestSettings());
+    const auto second = Communicator::Create(*again, TcpSettings());
     ASSERT_TRUE(first.ok() && second.ok());
     SamplingOptions options;
     options.sizes = {120, 1200};

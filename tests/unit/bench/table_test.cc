@@ -29,7 +29,7 @@ Row SampleRow() {
   return row;
 }
 
-std::vector<std::string> Words(const std::string& line) {
+std::vector<std::string> Columns(const std::string& line) {
   std::istringstream stream(line);
   return {std::istream_iterator<std::string>(stream), {}};
 }
@@ -56,14 +56,14 @@ TEST(TableRow, HasNcclTestsWidths) {
 TEST(TableRow, SaysWhereCopiesAreNotCounted) {
   Row row = SampleRow();
   row.in_place.cost.copies_per_byte.reset();
-  EXPECT_EQ(Words(TableRow(row)).back(), "N/A");
+  EXPECT_EQ(Columns(TableRow(row)).back(), "N/A");
 }
 
 TEST(TableRow, NamesRootsAndMissingOperations) {
   Row row = SampleRow();
   row.measured.collective = &AllCollectives()[3];
   row.measured.root = 2;
-  const std::vector<std::string> words = Words(TableRow(row));
+  const std::vector<std::string> words = Columns(TableRow(row));
   EXPECT_EQ(words[3], "none");
   EXPECT_EQ(words[4], "2");
 }

@@ -12,7 +12,7 @@ namespace {
 
 using std::chrono::nanoseconds;
 
-Settings TestSettings() {
+Settings BucketSettings() {
   Settings settings;
   settings.transport = TEST_TRANSPORT;
   return settings;
@@ -30,7 +30,7 @@ TEST(GradientBucketsTest, OverlapIsTheHiddenShare) {
 
 TEST(GradientBucketsTest, ClosesBucketsAtGradients) {
   test::LocalJob::Run(1, [](World& world) {
-    const auto communicator = Communicator::Create(world, TestSettings());
+    const auto communicator = Communicator::Create(world, BucketSettings());
     ASSERT_TRUE(communicator.ok()) << communicator.status();
     const auto offsets = [&](int64_t bucket_bytes) {
       const auto buckets = GradientBuckets::Create(**communicator, kSizes, bucket_bytes);
@@ -57,7 +57,7 @@ TEST(GradientBucketsTest, ClosesBucketsAtGradients) {
 TEST(GradientBucketsTest, SumsOverRanksAndCountsAnEmptyPartAsZero) {
   constexpr int kRanks = 3;
   test::LocalJob::Run(kRanks, [](World& world) {
-    const auto communicator = Communicator::Create(world, TestSettings());
+    const auto communicator = Communicator::Create(world, BucketSettings());
     ASSERT_TRUE(communicator.ok()) << communicator.status();
     const auto buckets = *GradientBuckets::Create(**communicator, kSizes, 200);
     for (int step = 1; step <= 3; ++step) {

@@ -19,10 +19,10 @@ using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 using training::TemporaryFolder;
 
-constexpr int64_t kElements = 1000;
+constexpr int64_t kWritten = 1000;
 
-std::unique_ptr<ShardSnapshot> Snapshot(int64_t step, int shard, int shards,
-                                        int64_t elements = kElements) {
+std::unique_ptr<ShardSnapshot> SnapshotOf(int64_t step, int shard, int shards,
+                                          int64_t elements = kWritten) {
   const int64_t begin = elements * shard / shards, end = elements * (shard + 1) / shards;
   auto snapshot = std::make_unique<ShardSnapshot>();
   snapshot->step = step;
@@ -43,7 +43,7 @@ class CheckpointWriterTest : public ::testing::Test {
     return *std::move(writer);
   }
   // The step of the newest checkpoint whose values are right; -1 without.
-  int64_t Newest(int64_t elements = kElements) {
+  int64_t Newest(int64_t elements = kWritten) {
     const std::vector<Piece> all = {{"w", {elements}, 0, elements}};
     const auto loaded = LoadPieces(folder_.path(), all);
     if (!loaded.ok()) return absl::IsNotFound(loaded.status()) ? -1 : -2;
@@ -62,8 +62,8 @@ TEST_F(CheckpointWriterTest, WritesAndKeepsTheNewest) {
   auto writer = Start({.keep = 2, .run = "r"});
   ASSERT_TRUE(Flush(*writer).ok()) << "nothing to wait for";
   for (int64_t step = 10; step <= 50; step += 10) {
-    writer->Save(Snapshot(step, 0, 2));
-    writer->Save(Snapshot(step, 1, 2));
+    writer->Save(SnapshotOf(step, 0, 2));
+    writer->Save(SnapshotOf(step, 1, 2));
     const absl::Status status = Flush(*writer);
     ASSERT_TRUE(status.ok()) << status;
     EXPECT_EQ(Newest(), step);
@@ -86,7 +86,7 @@ TEST_F(CheckpointWriterTest, ManyWritersMakeOneCheckpoint) {
       auto writer = Start({.keep = 2, .run = "r"});
       for (int64_t step = 1; step <= kSteps; ++step) {
         std::this_thread::sleep_for(std::chrono::milliseconds(7 * ((step + shard) % 3)));
-        writer->Save(Snapshot(step, shard, kShards));
+        writer->Save(SnapshotOf(step, shard, kShards));
         // Waits for its own file, so that none gives way; not for the others'.
         while (writer->progress().written < step) std::this_thread::sleep_for(1ms);
       }
@@ -102,18 +102,18 @@ TEST_F(CheckpointWriterTest, ManyWritersMakeOneCheckpoint) {
 TEST_F(CheckpointWriterTest, AMissingShardIsNamedAndLaterCleanedUp) {
   auto first = Start({.run = "r", .patience = 100ms});
   auto second = Start({.run = "r"});
-  first->Save(Snapshot(1, 0, 2));
-  second->Save(Snapshot(1, 1, 2));
+  first->Save(SnapshotOf(1, 0, 2));
+  second->Save(SnapshotOf(1, 1, 2));
   ASSERT_TRUE(Flush(*first).ok());
-  first->Save(Snapshot(2, 0, 2));
+  first->Save(SnapshotOf(2, 0, 2));
   const absl::Status status = Flush(*first);
   EXPECT_TRUE(absl::IsDeadlineExceeded(status)) << status;
   EXPECT_THAT(Message(status), AllOf(HasSubstr("step-000002: stays incomplete"),
                                      HasSubstr("shard-1-of-2.safetensors")));
   EXPECT_EQ(Newest(), 1);
   EXPECT_THAT(folder_.Names(), ElementsAre("step-000001", "step-000002"));
-  second->Save(Snapshot(3, 1, 2));
-  first->Save(Snapshot(3, 0, 2));
+  second->Save(SnapshotOf(3, 1, 2));
+  first->Save(SnapshotOf(3, 0, 2));
   ASSERT_TRUE(Flush(*first).ok()) << "the next one is good again";
   EXPECT_EQ(Newest(), 3);
   EXPECT_THAT(folder_.Names(), ElementsAre("step-000001", "step-000003"));
@@ -122,23 +122,23 @@ TEST_F(CheckpointWriterTest, AMissingShardIsNamedAndLaterCleanedUp) {
 TEST_F(CheckpointWriterTest, FilesOfAnEarlierRunDoNotCount) {
   {
     auto old = Start({.run = "old", .patience = 1ms});
-    old->Save(Snapshot(5, 1, 2));
+    old->Save(SnapshotOf(5, 1, 2));
     ASSERT_TRUE(Flush(*old).ok());
   }
   auto writer = Start({.run = "new", .patience = 100ms});
-  writer->Save(Snapshot(5, 0, 2));
+  writer->Save(SnapshotOf(5, 0, 2));
   EXPECT_THAT(Message(Flush(*writer)),
               HasSubstr("shard-1-of-2.safetensors of this run (there is one of run 'old')"));
   EXPECT_EQ(Newest(), -1);
-  writer->Save(Snapshot(5, 1, 2));
-  writer->Save(Snapshot(5, 0, 2));
+  writer->Save(SnapshotOf(5, 1, 2));
+  writer->Save(SnapshotOf(5, 0, 2));
   ASSERT_TRUE(Flush(*writer).ok());
   EXPECT_EQ(Newest(), 5);
 }
 
 TEST_F(CheckpointWriterTest, FlushHasADeadline) {
   auto writer = Start({.run = "r", .patience = 10s});
-  writer->Save(Snapshot(1, 0, 2));
+  writer->Save(SnapshotOf(1, 0, 2));
   const auto start = Clock::now();
   EXPECT_TRUE(absl::IsDeadlineExceeded(Flush(*writer, 50ms)));
   writer.reset();  // does not wait for shard 1 either
@@ -149,7 +149,7 @@ TEST_F(CheckpointWriterTest, ANewerSnapshotReplacesAWaitingOne) {
   constexpr int64_t kMany = 4 << 20;  // long enough to write that the others meet it
   auto writer = Start();
   std::vector<std::unique_ptr<ShardSnapshot>> snapshots;
-  for (int64_t step = 1; step <= 4; ++step) snapshots.push_back(Snapshot(step, 0, 1, kMany));
+  for (int64_t step = 1; step <= 4; ++step) snapshots.push_back(SnapshotOf(step, 0, 1, kMany));
   const auto start = Clock::now();
   for (auto& snapshot : snapshots) writer->Save(std::move(snapshot));
   EXPECT_LT(Clock::now() - start, 1s) << "Save() waits";
@@ -164,7 +164,7 @@ TEST_F(CheckpointWriterTest, ANewerSnapshotReplacesAWaitingOne) {
 // signal that comes with it must not end the process.
 TEST_F(CheckpointWriterTest, WithoutSpaceThePreviousOneStays) {
   auto writer = Start();
-  writer->Save(Snapshot(1, 0, 1));
+  writer->Save(SnapshotOf(1, 0, 1));
   ASSERT_TRUE(Flush(*writer).ok());
 
   rlimit old_limit{};
@@ -172,7 +172,7 @@ TEST_F(CheckpointWriterTest, WithoutSpaceThePreviousOneStays) {
   rlimit limit = old_limit;
   limit.rlim_cur = 64 << 10;
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
-  writer->Save(Snapshot(2, 0, 1, 100'000));
+  writer->Save(SnapshotOf(2, 0, 1, 100'000));
   const absl::Status status = Flush(*writer);
   ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &old_limit), 0);
 
@@ -184,7 +184,7 @@ TEST_F(CheckpointWriterTest, WithoutSpaceThePreviousOneStays) {
   EXPECT_EQ(writer->progress().failed, 1);
   EXPECT_EQ(writer->progress().complete, 1);
 
-  writer->Save(Snapshot(3, 0, 1));
+  writer->Save(SnapshotOf(3, 0, 1));
   EXPECT_TRUE(Flush(*writer).ok()) << "a later one may succeed";
   EXPECT_EQ(Newest(), 3);
 }
@@ -197,16 +197,16 @@ TEST_F(CheckpointWriterTest, AnUnwritableFolderIsToldAtOnceOrInTheStatus) {
   // Something stands in the place of the step's folder.
   auto writer = Start();
   folder_.Write("step-000001", "a file");
-  writer->Save(Snapshot(1, 0, 1));
+  writer->Save(SnapshotOf(1, 0, 1));
   EXPECT_THAT(Message(Flush(*writer)), HasSubstr("step-000001: cannot make the folder"));
-  writer->Save(Snapshot(2, 0, 1));
+  writer->Save(SnapshotOf(2, 0, 1));
   EXPECT_TRUE(Flush(*writer).ok());
   EXPECT_EQ(Newest(), 2);
 }
 
 TEST_F(CheckpointWriterTest, ABadSnapshotIsAnErrorOfItsOwn) {
   auto writer = Start();
-  auto snapshot = Snapshot(1, 0, 1);
+  auto snapshot = SnapshotOf(1, 0, 1);
   snapshot->parameters.pop_back();
   writer->Save(std::move(snapshot));
   EXPECT_TRUE(absl::IsInvalidArgument(Flush(*writer)));
@@ -216,11 +216,11 @@ TEST_F(CheckpointWriterTest, ABadSnapshotIsAnErrorOfItsOwn) {
 // An error of one shard is not forgotten because another shard of the same step went well.
 TEST_F(CheckpointWriterTest, OneShardsSuccessDoesNotHideAnothersFailure) {
   auto writer = Start({.run = "r", .patience = 50ms});
-  auto snapshot = Snapshot(1, 0, 2);
+  auto snapshot = SnapshotOf(1, 0, 2);
   snapshot->parameters.pop_back();
   writer->Save(std::move(snapshot));
   EXPECT_FALSE(Flush(*writer).ok());
-  writer->Save(Snapshot(1, 1, 2));
+  writer->Save(SnapshotOf(1, 1, 2));
   EXPECT_TRUE(absl::IsInvalidArgument(Flush(*writer)));
 }
 

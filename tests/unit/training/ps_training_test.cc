@@ -9,6 +9,7 @@
 
 #include "examples/training/ps_trainer.h"
 #include "tests/support/local_world.h"
+#include "tests/support/tcp_settings.h"
 #include "tests/unit/training/temporary_folder.h"
 
 namespace gradwire::training {
@@ -18,13 +19,6 @@ using Json = nlohmann::json;
 using ::testing::ElementsAre;
 using ::testing::HasSubstr;
 
-Settings TestSettings() {
-  Settings settings;
-  settings.transport = "tcp";  // whatever devices there are
-  settings.op_timeout = std::chrono::seconds(30);
-  return settings;
-}
-
 using Results = std::vector<absl::StatusOr<TrainingSummary>>;
 
 // Runs a job of `workers` and ps.servers; the results are by rank.
@@ -32,7 +26,7 @@ Results RunJob(int workers, const TrainingOptions& options, const PsOptions& ps)
   Results results(static_cast<size_t>(workers + ps.servers), InternalError("it did not run"));
   test::LocalJob::Run(static_cast<int>(results.size()), [&](World& world) {
     auto& result = results[static_cast<size_t>(world.rank())];
-    result = RunPsTraining(world, options, ps, TestSettings());
+    result = RunPsTraining(world, options, ps, TcpSettings());
     if (!result.ok()) world.Leave(Message(result.status())).IgnoreError();
   });
   return results;
@@ -41,7 +35,7 @@ Results RunJob(int workers, const TrainingOptions& options, const PsOptions& ps)
 TrainingSummary RunAllReduce(int ranks, const TrainingOptions& options) {
   absl::StatusOr<TrainingSummary> result = InternalError("rank 0 did not run");
   test::LocalJob::Run(ranks, [&](World& world) {
-    const auto communicator = Communicator::Create(world, TestSettings());
+    const auto communicator = Communicator::Create(world, TcpSettings());
     ASSERT_TRUE(communicator.ok()) << communicator.status();
     auto summary = RunTraining(**communicator, options);
     EXPECT_TRUE(summary.ok()) << summary.status();

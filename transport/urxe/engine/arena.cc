@@ -18,8 +18,8 @@ namespace urxe {
 namespace {
 
 constexpr char kName[] = "urxe-arena";
-constexpr char kLink[] = "/memfd:urxe-arena";    // how /proc/PID/fd shows it, " (deleted)" follows
-constexpr uint64_t kMagic = 0x616e657261787275;  // "urxarena"
+constexpr char kLink[] = "/memfd:urxe-arena";  // how /proc/PID/fd shows it, " (deleted)" follows
+constexpr uint64_t kArenaMagic = 0x616e657261787275;  // "urxarena"
 constexpr uint32_t kVersion = 1;
 // Address space, not memory: pages exist once they are touched.
 constexpr size_t kArenaSize = size_t{16} << 30;
@@ -90,7 +90,7 @@ std::unique_ptr<Arena> Arena::Create(uint32_t slot) {
   header.slot = slot;
   header.pid = getpid();
   header.counters = early_counters;
-  std::atomic_ref<uint64_t>(header.magic).store(kMagic, std::memory_order_release);
+  std::atomic_ref<uint64_t>(header.magic).store(kArenaMagic, std::memory_order_release);
   counters.store(&header.counters, std::memory_order_release);
   return arena;
 }
@@ -126,7 +126,7 @@ std::unique_ptr<Arena> Arena::MapOf(int pid) {
     arena->header_ = static_cast<ArenaHeader*>(base);
     arena->fd_ = fd;
     ArenaHeader& header = *arena->header_;
-    if (std::atomic_ref<uint64_t>(header.magic).load(std::memory_order_acquire) == kMagic &&
+    if (std::atomic_ref<uint64_t>(header.magic).load(std::memory_order_acquire) == kArenaMagic &&
         header.version == kVersion && header.pid == pid) {
       break;
     }

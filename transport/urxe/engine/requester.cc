@@ -15,7 +15,7 @@ constexpr uint64_t kProbeInterval = 2'000'000;  // ns
 constexpr uint32_t kMaxProbeBackoff = 6;
 // More than one response may be missing of one loss; one re-request serves them all.
 constexpr uint64_t kGoBackPause = 1'000'000;  // ns
-constexpr uint32_t kMinWindow = 64 << 10;     // bytes
+constexpr uint32_t kLeastWindow = 64 << 10;   // bytes, unless less is all there may be
 
 // Everything from the oldest unacknowledged packet on is to be sent again.
 void GoBack(Engine& engine, QueuePair& qp) {
@@ -36,7 +36,8 @@ void Shrink(QueuePair& qp) {
   auto& requester = qp.requester;
   if (PsnDistance(requester.unacked_psn, requester.recovery_psn) < 0) return;
   requester.recovery_psn = requester.max_sent_psn;
-  qp.window->limit = std::max(qp.window->limit / 2, kMinWindow);
+  const uint32_t least = std::min(kLeastWindow, ProcessSettings().settings.window);
+  qp.window->limit = std::max(qp.window->limit / 2, least);
 }
 
 // All packets before `psn` are acknowledged. Stops at a READ or atomic without its response.

@@ -21,9 +21,9 @@ namespace {
 
 // Accepted. Nothing here needs RELAXED_ORDERING or HUGETLB (hints), and MW_BIND grants nothing
 // while there are no memory windows. ON_DEMAND and ZERO_BASED are not claimed.
-constexpr unsigned kAccess = IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE |
-                             IBV_ACCESS_REMOTE_READ | IBV_ACCESS_REMOTE_ATOMIC |
-                             IBV_ACCESS_MW_BIND | IBV_ACCESS_HUGETLB | IBV_ACCESS_OPTIONAL_RANGE;
+constexpr unsigned kKnownAccess =
+    IBV_ACCESS_LOCAL_WRITE | IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_READ |
+    IBV_ACCESS_REMOTE_ATOMIC | IBV_ACCESS_MW_BIND | IBV_ACCESS_HUGETLB | IBV_ACCESS_OPTIONAL_RANGE;
 
 struct MemoryRegion : ibv_mr {
   uint64_t iova = 0;
@@ -73,7 +73,7 @@ int CheckAccess(unsigned access) {
   if ((access & IBV_ACCESS_ON_DEMAND) != 0 || (access & IBV_ACCESS_ZERO_BASED) != 0) {
     return EOPNOTSUPP;
   }
-  if ((access & ~kAccess) != 0) return EINVAL;
+  if ((access & ~kKnownAccess) != 0) return EINVAL;
   if ((access & (IBV_ACCESS_REMOTE_WRITE | IBV_ACCESS_REMOTE_ATOMIC)) != 0 &&
       (access & IBV_ACCESS_LOCAL_WRITE) == 0) {
     return EINVAL;

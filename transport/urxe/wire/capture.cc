@@ -14,15 +14,14 @@
 namespace urxe {
 namespace {
 
-constexpr uint32_t kMagic = 0xA1B23C4D;  // pcap with nanoseconds, host byte order
-constexpr uint32_t kLinkTypeRaw = 101;   // a record begins with the IP header
+constexpr uint32_t kPcapMagic = 0xA1B23C4D;  // pcap with nanoseconds, host byte order
+constexpr uint32_t kLinkTypeRaw = 101;       // a record begins with the IP header
 constexpr uint32_t kSnapLength = 262144;
 constexpr size_t kBuffer = 256 << 10;          // bytes; more is written at once
 constexpr uint64_t kFlushAfter = 100'000'000;  // ns
-constexpr size_t kUdpSize = 8;
 
 struct FileHeader {
-  uint32_t magic = kMagic;
+  uint32_t magic = kPcapMagic;
   uint16_t major = 2;
   uint16_t minor = 4;
   uint32_t zone = 0;
@@ -62,7 +61,7 @@ size_t PutHeaders(const CapturedHeaders& headers, size_t datagram_size, std::byt
   if (IsIpv4(flow.source)) {
     at[0] = std::byte{0x45};
     at[1] = std::byte{headers.traffic_class};
-    Put16(at + 2, 20 + kUdpSize + datagram_size);
+    Put16(at + 2, kIpv4Size + kUdpSize + datagram_size);
     Put16(at + 4, headers.identification);
     Put16(at + 6, 0x4000);  // do not fragment
     at[8] = std::byte{headers.hop_limit};
@@ -70,8 +69,8 @@ size_t PutHeaders(const CapturedHeaders& headers, size_t datagram_size, std::byt
     Put16(at + 10, 0);
     std::memcpy(at + 12, flow.source.data() + 12, 4);
     std::memcpy(at + 16, flow.destination.data() + 12, 4);
-    Put16(at + 10, Fold(Sum(0, at, 20)));
-    at += 20;
+    Put16(at + 10, Fold(Sum(0, at, kIpv4Size)));
+    at += kIpv4Size;
   } else {
     at[0] = std::byte{0x60} | std::byte{headers.traffic_class} >> 4;
     at[1] = std::byte{headers.traffic_class} << 4;
@@ -81,7 +80,7 @@ size_t PutHeaders(const CapturedHeaders& headers, size_t datagram_size, std::byt
     at[7] = std::byte{headers.hop_limit};
     std::memcpy(at + 8, flow.source.data(), 16);
     std::memcpy(at + 24, flow.destination.data(), 16);
-    at += 40;
+    at += kIpv6Size;
   }
   Put16(at, flow.source_port);
   Put16(at + 2, flow.destination_port);

@@ -10,9 +10,6 @@ namespace urxe {
 namespace {
 
 constexpr size_t kPseudoSize = 8;
-constexpr size_t kIpv4Size = 20;
-constexpr size_t kIpv6Size = 40;
-constexpr size_t kUdpSize = 8;
 constexpr size_t kMaxMasked = kPseudoSize + kIpv6Size + kUdpSize;
 
 uint8_t* Put16(uint8_t* at, size_t value) {

@@ -11,6 +11,9 @@ namespace urxe {
 
 inline constexpr uint16_t kRocePort = 4791;
 inline constexpr uint32_t kPsnMask = 0xFFFFFF;
+inline constexpr size_t kIpv4Size = 20;  // without options
+inline constexpr size_t kIpv6Size = 40;
+inline constexpr size_t kUdpSize = 8;
 inline constexpr size_t kBthSize = 12;
 inline constexpr size_t kIcrcSize = 4;
 // BTH, DETH or RETH, and an immediate, or BTH and AtomicETH.
