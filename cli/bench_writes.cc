@@ -20,9 +20,9 @@ struct WritesRequest {
 };
 
 // Measures every size, prints the table and fills json["results"]; returns the wrong bytes.
-using Measure = std::function<absl::StatusOr<int64_t>(World&, Transport&, const WritesRequest&,
-                                                      const std::function<void(std::string)>& print,
-                                                      Json& results)>;
+using MeasureWrites = std::function<absl::StatusOr<int64_t>(
+    World&, Transport&, const WritesRequest&, const std::function<void(std::string)>& print,
+    Json& results)>;
 
 Json WithCost(Json row, const bench::Cost& cost, int64_t wrong) {
   row.update(bench::ToJson(cost));
@@ -50,7 +50,7 @@ Json ToJson(const bench::LatencyRow& row) {
 
 // Streams, printed by `header` and `format`.
 template <typename Header, typename Format>
-Measure Streams(Header header, Format format) {
+MeasureWrites Streams(Header header, Format format) {
   return [header, format](World& world, Transport& transport, const WritesRequest& request,
                           const std::function<void(std::string)>& print,
                           Json& results) -> absl::StatusOr<int64_t> {
@@ -80,7 +80,7 @@ absl::StatusOr<int64_t> RoundTrips(World& world, Transport& transport, const Wri
 }
 
 absl::StatusOr<int64_t> RunOn(World& world, const WritesRequest& request, const std::string& name,
-                              const Measure& measure, Json& json) {
+                              const MeasureWrites& measure, Json& json) {
   GW_ASSIGN_OR_RETURN(const auto transport, CreateTransport(world, request.settings, name));
   GW_ASSIGN_OR_RETURN(
       json, DescribeThisRun(world, request.settings, transport->name(), transport->description()));
@@ -107,7 +107,7 @@ absl::StatusOr<int64_t> RunOn(World& world, const WritesRequest& request, const 
 }
 
 void AddCommand(CLI::App& bench, Action& action, const std::string& name, const std::string& help,
-                const bench::Options& defaults, bool streams, Measure measure) {
+                const bench::Options& defaults, bool streams, MeasureWrites measure) {
   CLI::App* command = bench.add_subcommand(name, help);
   auto request = std::make_shared<WritesRequest>();
   bench::Options& options = request->options;
