@@ -245,6 +245,50 @@ TEST_P(LinkContract, PeerThatGoesClosesItsLinksOnce) {
   EXPECT_TRUE(server.AwaitLinks(0)) << server.links();
 }
 
+// A peer that needs nothing more may part before we have looked at its last writes, and while we
+// still send: they are delivered all the same, and then the end.
+TEST_P(LinkContract, WhatCameBeforeTheEndIsDelivered) {
+  LinkServer server(make(), kSmallLink);
+  Loner client(make());
+  Transport& transport = *client.transport;
+  auto region = *transport.Allocate(4 * 1024, Access::kLocal);
+  for (const bool sends_on : {false, true}) {
+    const auto link = ConnectTo(server, transport);
+    ASSERT_TRUE(link.ok()) << link.status();
+    const auto write = [&] {
+      return (*link)->Write(*region.Span(0, 700), (*link)->NextSlot(700), 1);
+    };
+    uint64_t before = 0, writes = 0;
+    server.Call([&before](Transport& theirs) { before = theirs.counters().writes; });
+    for (int i = 0; i < 2; ++i) ASSERT_EQ(write(), absl::OkStatus());
+    ASSERT_EQ((*link)->Settle(), absl::OkStatus());
+    ASSERT_EQ(transport.Flush(), absl::OkStatus());
+    // Both come back; nobody here looks.
+    for (const Deadline deadline = In(10'000); writes < before + 2 && Clock::now() < deadline;) {
+      server.Call([&writes](Transport& theirs) { writes = theirs.counters().writes; });
+    }
+    ASSERT_EQ(writes, before + 2);
+    server.CloseAll();
+    // The first of these tells that nobody is there any more, the second finds that out.
+    for (int i = 0; sends_on && i < 2; ++i) {
+      (void)write();
+      (void)transport.Flush();
+      std::this_thread::sleep_for(std::chrono::milliseconds(5));
+    }
+    int arrived = 0;
+    for (bool closed = false; !closed;) {
+      Completion completions[1];
+      const auto count = transport.Wait(completions, In(10'000));
+      ASSERT_TRUE(count.ok()) << count.status();
+      if (*count == 0) continue;
+      arrived += completions[0].kind == Completion::Kind::kArrived;
+      closed = completions[0].kind == Completion::Kind::kClosed;
+    }
+    EXPECT_EQ(arrived, 2) << (*link)->status();
+    transport.CloseLink(*link);
+  }
+}
+
 TEST_P(LinkContract, AnnouncedLinkThatNobodyConnectsIsClosedLikeAnyOther) {
   LinkServer server(make(), kSmallLink);
   Loner client(make());

@@ -2,6 +2,8 @@
 // methods belong to the transport's data-path thread.
 #pragma once
 
+#include <sys/socket.h>
+
 #include <array>
 #include <cstdint>
 #include <optional>
@@ -29,6 +31,10 @@ class Lane {
   bool sending() const { return count_ > 0; }
   // Hands the kernel as much as it takes. `counters` learn of calls and bytes copied.
   absl::Status Send(TransportCounters& counters);
+  // Forgets what the kernel did not take.
+  void DropUnsent() { count_ = 0; }
+  // What has come can still be received, and then the end.
+  void ShutDown() { shutdown(fd_.get(), SHUT_RDWR); }
   // Number of the oldest data frame that is not handed over yet; none when all are.
   std::optional<uint64_t> oldest_unsent() const;
 
@@ -47,6 +53,8 @@ class Lane {
   TcpLink* link = nullptr;
   // Whether epoll is to report room for sending; kept here to save calls that change nothing.
   bool armed_for_sending = false;
+  // Nothing more can be received.
+  bool ended = false;
 
  private:
   struct Outgoing {

@@ -36,6 +36,7 @@ absl::Status TcpLink::Write(const RegionSpan& from, const RemoteSpan& to, uint32
   if (!open() && !closed()) {
     return FailedPrecondition("{} has not connected yet: write after its first arrival", who_);
   }
+  if (!ending_.ok()) return ending_;
   const uint64_t sequence = next_sequence_;
   FrameHeader header;
   GW_ASSIGN_OR_RETURN(header.immediate, BeginWrite(from, to, tag));
@@ -52,7 +53,7 @@ absl::Status TcpLink::Write(const RegionSpan& from, const RemoteSpan& to, uint32
 
 absl::Status TcpLink::Release(int count) {
   GW_ASSIGN_OR_RETURN(const uint32_t credits, GiveBack(count));
-  if (credits == 0) return absl::OkStatus();
+  if (credits == 0 || !ending_.ok()) return absl::OkStatus();
   FrameHeader header;
   header.immediate = Immediate::CreditsOnly(credits);
   Lane& lane = *lanes_.front();
@@ -64,12 +65,25 @@ absl::Status TcpLink::Release(int count) {
 }
 
 void TcpLink::Send(Lane& lane) {
-  if (closed()) return;
-  if (absl::Status sent = lane.Send(counters_); !sent.ok()) {
-    Close(Annotate(sent, who_));
-    return;
-  }
+  if (closed() || !ending_.ok()) return;
+  if (absl::Status sent = lane.Send(counters_); !sent.ok()) return Break(Annotate(sent, who_));
   UpdateWritten();
+}
+
+void TcpLink::StopSending(absl::Status reason) {
+  if (!ending_.ok()) return;
+  ending_ = std::move(reason);
+  for (const auto& lane : lanes_) lane->DropUnsent();
+}
+
+void TcpLink::Break(absl::Status reason) {
+  StopSending(std::move(reason));
+  for (const auto& lane : lanes_) lane->ShutDown();
+}
+
+void TcpLink::End(Lane& lane) {
+  lane.ended = true;
+  if (++ended_lanes_ == open_lanes_) Close(ending_);
 }
 
 void TcpLink::QueueIfBusy() {
@@ -93,10 +107,16 @@ void TcpLink::Receive(Lane& lane, RegionTable& regions, int room) {
   while (!closed() && room-- > 0) {
     FrameHeader header;
     const auto received = lane.Receive(regions, header, counters_);
-    if (!received.ok()) return Close(Annotate(received.status(), who_));
+    if (!received.ok()) {
+      absl::Status reason = Annotate(received.status(), who_);
+      if (!absl::IsUnavailable(reason)) return Close(std::move(reason));  // not to be trusted
+      Break(std::move(reason));
+      return End(lane);
+    }
     if (*received == Lane::Received::kNothing) return;
     if (*received == Lane::Received::kEnd) {
-      return Close(Unavailable("{} closed its connection", who_));
+      StopSending(Unavailable("{} closed its connection", who_));
+      return End(lane);
     }
     if (absl::Status accepted = Accept(header.immediate, header.length); !accepted.ok()) {
       return Close(Annotate(accepted, who_));

@@ -36,7 +36,7 @@ class TcpLink : public OrderedLink {
   Role role() const { return role_; }
   const std::string& key() const { return key_; }
   bool HasLane(int lane) const { return lanes_[static_cast<size_t>(lane)] != nullptr; }
-  // `slots_at_peer` is the same on all lanes of a link; ProtocolError otherwise.
+  // `slots_at_peer` is the same on all lanes of a link, ProtocolError otherwise.
   absl::Status AddLane(int lane, FileDescriptor fd, const MemoryGrant& slots_at_peer);
   bool open() const { return open_lanes_ == static_cast<int>(lanes_.size()); }
 
@@ -45,7 +45,9 @@ class TcpLink : public OrderedLink {
   const std::vector<std::unique_ptr<Lane>>& lanes() const { return lanes_; }
   // Sends what waits on `lane`.
   void Send(Lane& lane);
-  // Receives on `lane` until nothing is left, `room` frames came or a large write has arrived.
+  // Receives on `lane` until nothing is left, `room` frames came or a large write has arrived. A
+  // peer may part when it has all it needs, and we not yet all that it wrote: the link closes when
+  // each of its lanes has been read to its end.
   void Receive(Lane& lane, RegionTable& regions, int room);
   // Puts the link into the queue of the busy while epoll alone does not tell what it has to do: to
   // send, to go on with what was read ahead, or to stop asking for room to send.
@@ -53,12 +55,20 @@ class TcpLink : public OrderedLink {
 
  private:
   void UpdateWritten();
+  // The peer has parted or is beyond reach: nothing is sent any more. The first reason stays.
+  void StopSending(absl::Status reason);
+  // A lane failed: besides, all lanes end with what has come.
+  void Break(absl::Status reason);
+  // Nothing more comes on `lane`.
+  void End(Lane& lane);
 
   const uint64_t id_;
   Role role_ = Role::kConnect;
   std::string key_;
   std::vector<std::unique_ptr<Lane>> lanes_;
   int open_lanes_ = 0;
+  int ended_lanes_ = 0;
+  absl::Status ending_;  // why nothing is sent any more
   WorkQueue<TcpLink>& busy_queue_;
   WorkQueue<TcpLink>::Entry busy_entry_{this};
 };

@@ -55,14 +55,15 @@ int TcpTransport::Collect(std::span<Completion> out) {
 void TcpTransport::Progress(Lane& lane, int room) {
   TcpLink& link = *lane.link;
   if (lane.sending()) link.Send(lane);
-  if (!link.closed()) link.Receive(lane, regions_, room);
+  if (!link.closed() && !lane.ended) link.Receive(lane, regions_, room);
+  // An ended connection is readable for ever; epoll must not wake us for it.
+  if (lane.ended) epoll_ctl(data_epoll_.get(), EPOLL_CTL_DEL, lane.fd(), nullptr);
   if (link.closed()) {
-    // An ended connection is readable for ever; epoll must not wake us for it.
-    for (const auto& ended : link.lanes()) {
-      epoll_ctl(data_epoll_.get(), EPOLL_CTL_DEL, ended->fd(), nullptr);
+    for (const auto& each : link.lanes()) {
+      epoll_ctl(data_epoll_.get(), EPOLL_CTL_DEL, each->fd(), nullptr);
     }
-    return;
   }
+  if (link.closed() || lane.ended) return;
   if (lane.armed_for_sending && !lane.sending()) Arm(lane);
   link.QueueIfBusy();
 }
@@ -112,7 +113,7 @@ absl::StatusOr<int> TcpTransport::Poll(std::span<Completion> out) {
   if (open_lanes_ <= kDirectLanes && ++direct_polls_ % kPollsPerLook != 0) {
     for (TcpLink* link : open_links_) {
       for (const auto& lane : link->lanes()) {
-        if (!link->closed()) Progress(*lane, room);
+        if (!link->closed() && !lane->ended) Progress(*lane, room);
       }
     }
   } else {
