@@ -4,6 +4,7 @@
 
 #include <algorithm>
 #include <array>
+#include <charconv>
 #include <map>
 
 #include "analysis/units.h"
@@ -15,6 +16,8 @@ namespace {
 constexpr double kLeastShare = 0.02;
 // One rank has so much of a class: it is named.
 constexpr double kDominates = 0.6;
+// A slice and what it is added to lie in the caches of a core.
+constexpr int64_t kCachedSlice = 256 << 10;  // bytes
 
 // What one class takes of the critical paths.
 struct Sum {
@@ -22,6 +25,7 @@ struct Sum {
   std::map<int, int64_t> by_rank;
   std::map<int, int64_t> by_peer;
   int64_t with_loss_ns = 0;  // of operations in which packets were sent again
+  int64_t unseen_ns = 0;     // of waits for ranks without a recording
 };
 
 // The one with more than kDominates of the total; -1: none.
@@ -65,6 +69,34 @@ uint64_t Counter(const Run& run, const std::string& name) {
   return sum;
 }
 
+bool Recorded(const Run& run, int rank) {
+  return std::ranges::any_of(run.ranks, [rank](const RankInfo& info) { return info.rank == rank; });
+}
+
+// Whether any rank gave up its processor in a wait.
+bool Slept(const Run& run) {
+  return std::ranges::any_of(run.ranks, [](const RankInfo& info) {
+    const auto blocks = info.counters.find("blocks");
+    return blocks == info.counters.end() || blocks->second > 0;
+  });
+}
+
+// Bytes of a slice; 0: not known.
+int64_t SliceBytes(const Run& run) {
+  const std::string text = Setting(run, -1, "slice-bytes");
+  int64_t bytes = 0;
+  std::from_chars(text.data(), text.data() + text.size(), bytes);
+  return bytes;
+}
+
+// What makes fewer writes of the same bytes.
+std::string_view FewerWrites(const Run& run) {
+  const auto slice = static_cast<uint64_t>(SliceBytes(run));
+  const bool sliced = std::ranges::any_of(
+      run.operations, [slice](const Operation& operation) { return operation.bytes > slice; });
+  return sliced ? "larger slices (--slice-bytes)" : "fewer, larger tensors (gradient buckets)";
+}
+
 std::string Who(int rank) { return rank < 0 ? "the ranks" : fmt::format("rank {}", rank); }
 
 // Why the class takes time, and what to change.
@@ -81,8 +113,9 @@ bool Throttled(const Run& run, int rank) {
          (colon == std::string::npos || rank < 0 || rate.substr(0, colon) == std::to_string(rank));
 }
 
-// `lossy`: most of it is of operations in which packets were sent again.
-Words WordsOf(const Run& run, Class in, int rank, int peer, bool lossy) {
+// `lossy`: most of it is of operations in which packets were sent again; `unseen`: of waits for
+// ranks without a recording.
+Words WordsOf(const Run& run, Class in, int rank, int peer, bool lossy, bool unseen) {
   const bool tcp = run.ranks.front().transport == "tcp";
   const uint64_t again = lossy ? Counter(run, "device_retransmits") : 0;
   if (lossy && tcp && (in == Class::kSendBlocked || in == Class::kReceiveWait)) {
@@ -90,13 +123,20 @@ Words WordsOf(const Run& run, Class in, int rank, int peer, bool lossy) {
                         again == 1 ? "was" : "were"),
             "Look for the loss; --tcp-loss makes it on purpose."};
   }
+  if (unseen) {
+    return {fmt::format("was the wait for {}, without a recording: on the wire or late, nobody can "
+                        "tell",
+                        peer < 0 ? "ranks" : Who(peer)),
+            "Bring all recordings (rank-N.gwr) into the folder."};
+  }
   switch (in) {
     case Class::kPosting:
       return {fmt::format("went into handing writes to the device at {}", Who(rank)),
-              Counter(run, "device_local_operations") > 0
-                  ? "Within a host posting copies the bytes; otherwise take larger slices "
-                    "(--slice-bytes) or longer chains (--chain-length)."
-                  : "Take larger slices (--slice-bytes) or longer chains (--chain-length)."};
+              fmt::format("{}ake {} or longer chains (--chain-length).",
+                          Counter(run, "device_local_operations") > 0
+                              ? "Within a host posting copies the bytes; otherwise t"
+                              : "T",
+                          FewerWrites(run))};
     case Class::kSendQueueFull:
       return {fmt::format("was a full send queue: --queue-depth {} with --signal-interval {}",
                           Setting(run, rank, "queue-depth"), Setting(run, rank, "signal-interval")),
@@ -125,14 +165,19 @@ Words WordsOf(const Run& run, Class in, int rank, int peer, bool lossy) {
               "Look at what it does before the collective."};
     case Class::kReducing:
       return {fmt::format("went into reducing at {}", Who(rank)),
-              Throttled(run, rank)
-                  ? fmt::format("--reduce-rate {} slows it down on purpose.",
-                                Setting(run, rank, "reduce-rate"))
-                  : "Smaller slices stay in the cache (--slice-bytes); a narrower type adds less."};
+              Throttled(run, rank) ? fmt::format("--reduce-rate {} slows it down on purpose.",
+                                                 Setting(run, rank, "reduce-rate"))
+              : SliceBytes(run) > kCachedSlice
+                  ? "Smaller slices stay in the cache (--slice-bytes); a narrower type adds less."
+                  : "A narrower type adds less."};
     case Class::kCopying:
       return {fmt::format("went into copies at {}", Who(rank)),
               "Tensors from Communicator::Allocate need none."};
     case Class::kWakeUp:
+      if (!Slept(run)) {
+        return {"was spent without a processor although the data were there: no rank slept",
+                "Give each rank a core (gradwire launch --bind core)."};
+      }
       if (tcp) {
         return {
             fmt::format(
@@ -144,7 +189,8 @@ Words WordsOf(const Run& run, Class in, int rank, int peer, bool lossy) {
         return {"was spent without a processor although the data were there (--completion polling)",
                 "Give each rank a core, or let it sleep (--completion adaptive)."};
       }
-      return {fmt::format("was spent asleep although the data were there (--completion {})",
+      return {fmt::format("was spent asleep or without a processor although the data were there "
+                          "(--completion {})",
                           Setting(run, rank, "completion")),
               "Poll longer before sleeping (--spin-us, --completion polling), or give each rank a "
               "core."};
@@ -156,10 +202,10 @@ Words WordsOf(const Run& run, Class in, int rank, int peer, bool lossy) {
               "RDMA would not pass through them."};
     case Class::kSystemCalls:
       return {fmt::format("went into system calls that move bytes at {}", Who(rank)),
-              "Larger slices make fewer (--slice-bytes); RDMA makes none."};
+              fmt::format("Take {}; RDMA makes none.", FewerWrites(run))};
     case Class::kOther:
       return {fmt::format("was bookkeeping of our own at {}", Who(rank)),
-              "Larger slices make less of it (--slice-bytes)."};
+              fmt::format("Take {}.", FewerWrites(run))};
   }
   return {};
 }
@@ -177,6 +223,10 @@ std::vector<Finding> FindingsOf(const Run& run) {
       sum.by_rank[rank] += length;
       sum.by_peer[each.peer] += length;
       if (operation.retransmits > 0) sum.with_loss_ns += length;
+      if ((each.in == Class::kWire || each.in == Class::kReceiveWait) && each.peer >= 0 &&
+          !Recorded(run, each.peer)) {
+        sum.unseen_ns += length;
+      }
       total += length;
     };
     for (const PathStep& step : operation.critical) add(step.rank, step.interval);
@@ -204,7 +254,8 @@ std::vector<Finding> FindingsOf(const Run& run) {
     finding.share = share;
     finding.ns_per_operation = sum.total_ns / parts;
     const Words words =
-        WordsOf(run, finding.in, finding.rank, finding.peer, 2 * sum.with_loss_ns > sum.total_ns);
+        WordsOf(run, finding.in, finding.rank, finding.peer, 2 * sum.with_loss_ns > sum.total_ns,
+                2 * sum.unseen_ns > sum.total_ns);
     finding.sentence =
         fmt::format("{:.0f} % of {} ({} per operation) {}.", 100 * share,
                     path ? "the critical path" : "all ranks' time",

@@ -37,8 +37,9 @@ std::string JobOf(const std::vector<telemetry::Recording>& found) {
 absl::StatusOr<Recordings> ReadRecordings(const std::filesystem::path& folder) {
   std::error_code error;
   std::vector<std::filesystem::path> paths;
-  for (const auto& entry : std::filesystem::directory_iterator(folder, error)) {
-    if (entry.path().extension() == ".gwr") paths.push_back(entry.path());
+  for (std::filesystem::directory_iterator entry(folder, error), end; !error && entry != end;
+       entry.increment(error)) {
+    if (entry->path().extension() == ".gwr") paths.push_back(entry->path());
   }
   if (error) return ErrnoError(error.value(), "cannot read the folder {}", folder.string());
   if (paths.empty()) {
@@ -102,10 +103,10 @@ absl::StatusOr<Recordings> ReadRecordings(const std::filesystem::path& folder) {
   }
   if (!missing.empty()) {
     result.problems.push_back(
-        fmt::format("Of {} ranks, {} {} missing: waits for {} are told from the other end alone, "
+        fmt::format("{} {} of {} {} missing: waits for {} are told from the other end alone, "
                     "and there is no critical path.",
-                    result.world_size, List(missing), missing.size() == 1 ? "is" : "are",
-                    missing.size() == 1 ? "it" : "them"));
+                    missing.size() == 1 ? "Rank" : "Ranks", List(missing), result.world_size,
+                    missing.size() == 1 ? "is" : "are", missing.size() == 1 ? "it" : "them"));
   }
   return result;
 }

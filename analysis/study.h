@@ -23,7 +23,7 @@ struct Series {
 };
 
 struct Chart {
-  enum class Kind { kLine, kBar, kStackedBar };
+  enum class Kind { kLine, kPoint, kBar, kStackedBar };  // kPoint: a line between them says nothing
   Kind kind = Kind::kLine;
   std::string title;
   std::string x_label;

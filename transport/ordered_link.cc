@@ -1,6 +1,7 @@
 #include "transport/ordered_link.h"
 
 #include <algorithm>
+#include <cstring>
 #include <utility>
 
 #include "transport/telemetry/span.h"
@@ -51,6 +52,10 @@ absl::Status OrderedLink::SetPeerSlots(const MemoryGrant& slots_at_peer) {
   if (slots_at_peer.length != slot_region_.size()) {
     return ProtocolError("{} grants {} bytes of slots, {} were agreed", who_, slots_at_peer.length,
                          slot_region_.size());
+  }
+  if (slots_at_peer_.length != 0 &&
+      std::memcmp(&slots_at_peer_, &slots_at_peer, sizeof(slots_at_peer)) != 0) {
+    return ProtocolError("{} grants other slots on another lane", who_);
   }
   slots_at_peer_ = slots_at_peer;
   return absl::OkStatus();

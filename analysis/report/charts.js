@@ -80,13 +80,16 @@ function drawLines(svg, chart, x, y, drawable) {
         drawWhisker(group, x(i) + offset, y(series.low[i]), y(series.high[i]), color);
       }
     });
-    group.append("path").attr({class: "line", d: d3.svg.line().defined(({value}) => drawable(value))
+    if (chart.kind === "line") group.append("path").attr({class: "line", d: d3.svg.line().defined(({value}) => drawable(value))
       .x(({i}) => x(i) + offset).y(({value}) => y(value))(points)}).style("stroke", color);
     group.selectAll(".mark").data(points.filter(({value}) => drawable(value))).enter().append("path")
       .attr({class: "mark", d: d3.svg.symbol().type(symbols[s % symbols.length]).size(52),
         transform: ({value, i}) => `translate(${x(i) + offset},${y(value)})`}).style("fill", color);
   });
 }
+
+// By marks, on a line or not; otherwise by bars.
+const marked = ({kind}) => kind === "line" || kind === "point";
 
 function drawBar(parent, x, width, from, to, name, color) {
   const box = {x, width: Math.max(1, width), y: Math.min(from, to), height: Math.abs(from - to)};
@@ -122,7 +125,7 @@ function chartLegend(chart) {
   return element("ul", {class: "series-legend"}, chart.series.map((series, s) => {
     const known = classOf.has(series.name) ? series.name : byLabel.get(series.name);
     const mark = newSvg(14, 14, "").attr({role: "presentation", "aria-label": null});
-    if (chart.kind === "line") {
+    if (marked(chart)) {
       mark.append("path").attr({d: d3.svg.symbol().type(symbols[s % symbols.length]).size(52),
         transform: "translate(7,7)"}).style("fill", seriesColor(series.name, s));
     } else {
@@ -156,7 +159,7 @@ function drawChart(chart, width) {
   const {scale: y, ticks} = yScale({...chart, log_y: isLog}, low, high, margin.top, bottom);
   drawYAxis(svg, y, ticks, margin.left, right);
   const bands = d3.scale.ordinal().domain(d3.range(chart.x.length));
-  if (chart.kind === "line") {
+  if (marked(chart)) {
     bands.rangePoints([margin.left, right], 1);
     drawXAxis(svg, chart.x, (i) => bands(i), bottom, right - margin.left);
     drawLines(svg, chart, (i) => bands(i), y, drawable);

@@ -11,7 +11,7 @@
 namespace gradwire::analysis {
 namespace {
 
-constexpr size_t kFlushBytes = 1 << 20;
+constexpr size_t kCsvBuffer = 1 << 20;
 
 std::string RankCell(int rank) { return rank < 0 ? std::string() : std::to_string(rank); }
 
@@ -29,7 +29,7 @@ class CsvFile {
   absl::Status Add(const std::string& row) {
     text_ += row;
     text_ += "\r\n";
-    return text_.size() < kFlushBytes ? absl::OkStatus() : Flush();
+    return text_.size() < kCsvBuffer ? absl::OkStatus() : Flush();
   }
   absl::Status Flush() {
     GW_RETURN_IF_ERROR(file_.Append(text_));

@@ -123,6 +123,8 @@ const char* KindName(Chart::Kind kind) {
   switch (kind) {
     case Chart::Kind::kLine:
       return "line";
+    case Chart::Kind::kPoint:
+      return "point";
     case Chart::Kind::kBar:
       return "bar";
     case Chart::Kind::kStackedBar:

@@ -17,7 +17,7 @@ function findingItem(finding) {
   bar.style.width = `${Math.max(2, Math.min(100, 100 * finding.share))}%`;
   bar.style.backgroundColor = fill(finding.class);
   const where = [finding.rank === null ? null : `rank ${finding.rank}`,
-    finding.peer === null ? null : `peer rank ${finding.peer}`,
+    finding.peer === null || finding.peer === finding.rank ? null : `waits for rank ${finding.peer}`,
     `${time(finding.ns_per_operation)} an operation`].filter((part) => part !== null).join(" · ");
   return element("li", {},
     element("div", {class: "share"}, element("b", {}, percent(finding.share)),
@@ -33,8 +33,10 @@ function findingsSection() {
   if (!runs.length) return null;
   return element("section", {id: "findings", "aria-labelledby": "findings-title"},
     element("h2", {id: "findings-title"}, "What to change"),
-    element("p", {class: "lead"}, "Causes by their share of the critical path: the chain of waits and work that " +
-      "decided when the slowest rank was done."),
+    element("p", {class: "lead"}, runs.some((run) => run.totals.critical_path.operations > 0)
+      ? "Causes by their share of the critical path: the chain of waits and work that decided when the " +
+        "slowest rank was done."
+      : "Causes by their share of the time of the ranks that were recorded."),
     runs.map((run) => [
       runs.length > 1 || report.runs.length > 1
         ? element("h3", {}, element("a", {href: `#${run.id}`}, run.name)) : null,
@@ -66,7 +68,8 @@ function countersTable(run) {
 
 function ranksTable(run) {
   const rows = run.ranks.map((info) => [String(info.rank), info.host, info.transport, info.device,
-    info.rank === 0 ? "–" : `${time(info.clock_offset_ns)} ± ${time(info.clock_error_ns)}`,
+    info.rank === 0 ? "–" : info.clock_error_ns < 0 ? "not known"
+      : `${time(info.clock_offset_ns)} ± ${time(info.clock_error_ns)}`,
     info.lost_events.toLocaleString("en-US")]);
   return foldout("Ranks and machine",
     element("p", {}, [run.machine.cpu, run.machine.cores ? plural(run.machine.cores, "core") : "",

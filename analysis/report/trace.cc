@@ -17,7 +17,7 @@ constexpr int kClassesThread = 1;
 constexpr int kOperationsThread = 2;
 constexpr int kCriticalThread = 3;
 constexpr int kStepsThread = 4;
-constexpr size_t kFlushBytes = 1 << 20;
+constexpr size_t kTraceBuffer = 1 << 20;
 
 // The format's times are microseconds; three decimals keep the nanoseconds.
 std::string Micros(int64_t ns) { return fmt::format("{:.3f}", static_cast<double>(ns) / 1e3); }
@@ -38,7 +38,7 @@ class TraceFile {
   absl::Status Add(std::string_view fields) {
     fmt::format_to(std::back_inserter(text_), "{}\n{{{}}}", is_first_ ? "" : ",", fields);
     is_first_ = false;
-    return text_.size() < kFlushBytes ? absl::OkStatus() : Flush();
+    return text_.size() < kTraceBuffer ? absl::OkStatus() : Flush();
   }
 
   absl::Status End() {

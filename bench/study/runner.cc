@@ -1,6 +1,7 @@
 #include "bench/study/runner.h"
 
 #include <fmt/format.h>
+#include <fmt/ranges.h>
 
 #include <algorithm>
 #include <map>
@@ -99,15 +100,17 @@ Words Environment(const StudyPlan& plan, const StudyPoint& point, const StudyOpt
   return environment;
 }
 
-// For a reader: with the variables in front.
-std::string CommandLine(const StudyPlan& plan, const StudyPoint& point,
-                        const StudyOptions& options) {
-  std::string line;
-  for (const std::string& each : Environment(plan, point, options)) line += each + " ";
-  for (const std::string& word : Command(plan, point, options, {})) {
-    line += (line.empty() || line.back() == ' ' ? "" : " ") + word;
-  }
-  return line;
+// For a reader: with the variables in front, and without the study's own files.
+Words CommandWords(const StudyPlan& plan, const StudyPoint& point, const StudyOptions& options) {
+  Words words = Environment(plan, point, options);
+  const Words command = Command(plan, point, options, {});
+  words.insert(words.end(), command.begin(), command.end());
+  return words;
+}
+
+// "16", "64K": on an axis with the others it says where it lies between them.
+bool IsSize(std::string_view label) {
+  return !label.empty() && label.find_first_not_of("0123456789KM") == std::string_view::npos;
 }
 
 absl::StatusOr<Sample> ReadReport(const std::filesystem::path& path) {
@@ -232,10 +235,10 @@ std::string Compare(const StudyPlan& plan, const std::vector<Measured>& all,
     return fmt::format("No difference beyond the spread of the rounds: {} with {} to {} with {}. ",
                        Text(time(*best)), quickest, Text(time(*worst)), longest);
   }
-  return fmt::format(
-      "{}uickest: {} with {}; slowest: {} with {} ({} times). ",
-      all[*best].rounds.size() > 1 ? "Q" : "In one round, whose spread nobody knows, q", quickest,
-      Text(time(*best)), longest, Text(time(*worst)), Times(time(*worst) / time(*best)));
+  return fmt::format("{}uickest: {} with {}; slowest: {} with {} ({} times). ",
+                     all[*best].rounds.size() > 1 ? "Q" : "Of one round, without a spread: q",
+                     quickest, Text(time(*best)), longest, Text(time(*worst)),
+                     Times(time(*worst) / time(*best)));
 }
 
 std::string Answer(const StudyPlan& plan, const std::vector<Measured>& all, size_t& slowest) {
@@ -288,7 +291,9 @@ absl::StatusOr<analysis::Study> RunStudy(const StudyPlan& plan, const StudyOptio
   study.answer = Answer(plan, all, slowest);
   study.table.columns = {std::string(plan.varies), "time us", "min..max", "bus GB/s", "CPU s/GB",
                          "critical path in"};
-  analysis::Chart times{.kind = analysis::Chart::Kind::kLine,
+  analysis::Chart times{.kind = std::ranges::all_of(plan.points, IsSize, &StudyPoint::label)
+                                    ? analysis::Chart::Kind::kLine
+                                    : analysis::Chart::Kind::kPoint,
                         .title = "Time of one all-reduce",
                         .x_label = std::string(plan.varies),
                         .y_label = "us",
@@ -311,7 +316,7 @@ absl::StatusOr<analysis::Study> RunStudy(const StudyPlan& plan, const StudyOptio
                                         plan.varies, point.label));
       continue;
     }
-    study.commands.push_back(CommandLine(plan, point, options));
+    study.commands.push_back(fmt::format("{}", fmt::join(CommandWords(plan, point, options), " ")));
     if (!all[i].refusal.empty()) {
       study.notes.push_back(
           fmt::format("{} {} is refused: {}", plan.varies, point.label, all[i].refusal));
@@ -349,6 +354,7 @@ absl::StatusOr<analysis::Study> RunStudy(const StudyPlan& plan, const StudyOptio
     }
     if (plan.timeline && i == slowest) {
       study.runs.push_back(std::move(*all[i].run));
+      study.runs.back().command = CommandWords(plan, point, options);
       study.runs.back().model_note.clear();  // sizes are not what the study is about
     }
   }

@@ -220,10 +220,16 @@ class Side {
   }
 
   void Exchange(const void* mine, void* theirs, size_t size) const {
-    // A socket's buffer holds what is exchanged here, so that neither end waits to send.
-    if (send(socket_, mine, size, MSG_NOSIGNAL) != static_cast<ssize_t>(size) ||
-        recv(socket_, theirs, size, MSG_WAITALL) != static_cast<ssize_t>(size)) {
-      throw std::runtime_error("the other process is gone");
+    // A socket's buffer holds a piece, so that neither end waits to send.
+    constexpr size_t kPiece = 32 << 10;
+    for (size_t at = 0; at < size; at += kPiece) {
+      const size_t piece = std::min(kPiece, size - at);
+      if (send(socket_, static_cast<const char*>(mine) + at, piece, MSG_NOSIGNAL) !=
+              static_cast<ssize_t>(piece) ||
+          recv(socket_, static_cast<char*>(theirs) + at, piece, MSG_WAITALL) !=
+              static_cast<ssize_t>(piece)) {
+        throw std::runtime_error("the other process is gone");
+      }
     }
   }
 

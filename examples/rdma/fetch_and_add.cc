@@ -56,6 +56,7 @@ absl::StatusOr<uint64_t> AddAtOnce(Pair& pair, size_t writer) {
 absl::StatusOr<uint64_t> AddInTwoSteps(Pair& pair, size_t writer) {
   GW_RETURN_IF_ERROR(Operate(pair, writer, IBV_WR_RDMA_READ));
   const uint64_t before = Word(pair, writer)++;
+  std::this_thread::yield();  // as on a busy machine: whoever comes between is lost
   GW_RETURN_IF_ERROR(Operate(pair, writer, IBV_WR_RDMA_WRITE));
   return before;
 }

@@ -126,7 +126,7 @@ test("what a busy person reads is there, in order", slow, () => open("report.htm
     "What does TCP cost instead of RDMA?", "rdma", "tcp"]);
   assert.equal(await page.locator("#findings .findings li").count(), 5);
   assert.match(await page.locator("#findings .findings li").first().innerText(),
-    /46 %[\s\S]*rank 2 waits for writes of rank 1[\s\S]*wire · rank 2 · peer rank 1/);
+    /46 %[\s\S]*rank 2 waits for writes of rank 1[\s\S]*wire · rank 2 · waits for rank 1/);
   assert.match(await page.locator(".problem").first().innerText(), /Rank 3 lost 17 events/);
   assert.match(await page.locator("footer").innerText(), /Licence of d3/);
   await page.locator("footer summary").click();

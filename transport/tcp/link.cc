@@ -118,6 +118,14 @@ void TcpLink::Receive(Lane& lane, RegionTable& regions, int room) {
       StopSending(Unavailable("{} closed its connection", who_));
       return End(lane);
     }
+    // Bounds what can wait to be sent on a lane; what the kernel does not have yet, nobody
+    // consumed.
+    const auto unsent = static_cast<int>(next_sequence_ - written_);
+    const auto granted = static_cast<int>(header.immediate.credits());
+    if (granted > window_ - credits_ - unsent) {
+      return Close(ProtocolError("{} returns {} credits of {} writes that were sent", who_, granted,
+                                 window_ - credits_ - unsent));
+    }
     if (absl::Status accepted = Accept(header.immediate, header.length); !accepted.ok()) {
       return Close(Annotate(accepted, who_));
     }

@@ -242,8 +242,10 @@ TEST(Setup, WaitEndsWhenTheJobFails) {
 // Rank 0 of a job of two, played by the test over a plain socket; rank 1 is the real transport.
 class HostilePeer {
  public:
-  HostilePeer() {
+  // With `buffer_bytes` that little goes into sockets before somebody reads.
+  explicit HostilePeer(int buffer_bytes = 0) : buffer_bytes_(buffer_bytes) {
     Settings settings = LinkSettings();
+    settings.socket_buffer_bytes = buffer_bytes;
     victim_world_ = job_.Join(1);
     own_world_ = job_.Join(0);
     std::thread exchange([&] {
@@ -270,6 +272,9 @@ class HostilePeer {
     const auto address =
         SocketAddress::Parse(facts.endpoints.at(0).address, facts.endpoints.at(0).port);
     const int fd = socket(AF_INET, SOCK_STREAM, 0);
+    if (buffer_bytes_ > 0) {
+      EXPECT_EQ(setsockopt(fd, SOL_SOCKET, SO_RCVBUF, &buffer_bytes_, sizeof(buffer_bytes_)), 0);
+    }
     EXPECT_EQ(connect(fd, address->get(), address->length), 0);
     sockets_.emplace_back(fd);
     return fd;
@@ -310,6 +315,7 @@ class HostilePeer {
   }
 
  private:
+  const int buffer_bytes_;
   LocalJob job_{2, false};
   std::unique_ptr<World> victim_world_;
   std::unique_ptr<World> own_world_;
@@ -373,6 +379,24 @@ TEST(Hostile, ForgedFramesEndTheLinkWithoutTouchingMemory) {
     EXPECT_THAT(reason, HasSubstr(forgery.message)) << forgery.what;
     EXPECT_THAT(reason, HasSubstr("rank 0")) << forgery.what;
   }
+}
+
+// Nobody can have consumed what the kernel was not given: to believe it would let frames that wait
+// be overwritten.
+TEST(Hostile, CreditsForWritesThatWereNotSentEndTheLink) {
+  HostilePeer peer(4096);
+  MemoryGrant slots;
+  const int fd = peer.Greet(slots);
+  const auto link = peer.victim().OpenLink(0, In(10'000));
+  ASSERT_TRUE(link.ok()) << link.status();
+  auto region = *peer.victim().Allocate(4096, Access::kLocal);
+  while ((*link)->credits() > 0) {
+    ASSERT_TRUE((*link)->Write(*region.Span(0, 4096), (*link)->NextSlot(4096), 1).ok());
+  }
+  ASSERT_LT((*link)->written(), (*link)->next_sequence()) << "all of it went into sockets";
+  FrameHeader header;
+  header.immediate = Immediate::CreditsOnly(4);
+  EXPECT_THAT(peer.Punished(header, 0, slots, fd), HasSubstr("returns 4 credits of"));
 }
 
 TEST(Hostile, GarbageAndHalfAWriteEndTheLink) {
