@@ -19,6 +19,18 @@ std::string HalfColumns(const Half& half) {
                      FormatNumber(half.bus_bandwidth, kNumberWidth), wrong);
 }
 
+constexpr std::string_view kNarrowNames =
+    "#       size     type     time   algbw   busbw  #wrong     p50     p99    cpu\n"
+    "#        (B)              (us)  (GB/s)  (GB/s)            (us)    (us) (s/GB)\n";
+
+std::string NarrowRow(const Row& row) {
+  const Half& half = row.in_place;
+  return fmt::format("{:12} {:>8}{} {:>7} {:>7} {:>6}\n", row.bytes, NameOf(row.measured.type),
+                     HalfColumns(half), FormatNumber(half.per_call.p50, kTimeWidth),
+                     FormatNumber(half.per_call.p99, kTimeWidth),
+                     FormatNumber(half.cost.cpu_seconds_per_gb(), kNumberWidth));
+}
+
 }  // namespace
 
 std::string FormatNumber(double value, int width) {
@@ -40,7 +52,7 @@ std::string_view OpColumn(const Case& measured) {
 int RootColumn(const Case& measured) { return measured.collective->rooted ? measured.root : -1; }
 
 std::string TableHeader(const CollectiveInfo& collective, const Options& options,
-                        const std::vector<RankLine>& ranks) {
+                        const std::vector<RankLine>& ranks, bool narrow) {
   std::string text;
   for (const RankLine& line : ranks) {
     if (line.peer.rank == 0) text += fmt::format("# gradwire: {}\n", line.description);
@@ -66,6 +78,12 @@ std::string TableHeader(const CollectiveInfo& collective, const Options& options
                         line.description);
   }
   text += "#\n";
+  if (narrow) {
+    text +=
+        fmt::format("# In-place calls; a pipe, --json and terminals of {} columns get everything\n",
+                    kTableColumns);
+    return text += kNarrowNames;
+  }
   text +=
       fmt::format("# {:>10}  {:>12}  {:>8}  {:>6}  {:>6}  {:^31}  {:^31}  {:^25}  {:^25}  {:^43}\n",
                   "", "", "", "", "", "out-of-place", "in-place", "in-place, each call",
@@ -90,7 +108,8 @@ std::string TableHeader(const CollectiveInfo& collective, const Options& options
   return text;
 }
 
-std::string TableRow(const Row& row) {
+std::string TableRow(const Row& row, bool narrow) {
+  if (narrow) return NarrowRow(row);
   const Summary& calls = row.in_place.per_call;
   const Cost& cost = row.in_place.cost;
   std::string text =

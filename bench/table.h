@@ -20,11 +20,13 @@ struct RankLine {
   std::string description;  // which device and why
 };
 
-// All comments before the first row, the last of them the column names.
+inline constexpr int kTableColumns = 217;  // characters of a row
+// All comments before the first row, the last of them the column names. `narrow`: of the columns
+// only those that fit a terminal of 80 characters, all of calls in place.
 std::string TableHeader(const CollectiveInfo& collective, const Options& options,
-                        const std::vector<RankLine>& ranks);
+                        const std::vector<RankLine>& ranks, bool narrow = false);
 // One row, without #.
-std::string TableRow(const Row& row);
+std::string TableRow(const Row& row, bool narrow = false);
 // The comments after the last row, with the verdicts that scripts look for.
 std::string TableFooter(const CollectiveInfo& collective, const Options& options,
                         const Totals& totals);

@@ -53,6 +53,15 @@ TEST(TableRow, HasNcclTestsWidths) {
             "     2.00     2.25\n");
 }
 
+TEST(TableRow, OfANarrowTerminalFitsIt) {
+  EXPECT_EQ(TableRow(SampleRow()).size(), kTableColumns + 1u);
+  const std::string row = TableRow(SampleRow(), /*narrow=*/true);
+  EXPECT_EQ(row, "        4096    float  1234568  123456    1.50       3    2.00    3.00   0.75\n");
+  EXPECT_LE(row.size(), 80u);
+  const std::string header = TableHeader(AllCollectives()[0], Options(), {}, /*narrow=*/true);
+  EXPECT_EQ(header.size() - header.rfind('#'), row.size());
+}
+
 TEST(TableRow, SaysWhereCopiesAreNotCounted) {
   Row row = SampleRow();
   row.in_place.cost.copies_per_byte.reset();
