@@ -10,6 +10,7 @@
 #include <cstring>
 
 #include "transport/urxe/settings.h"
+#include "transport/urxe/wire/packet.h"
 
 namespace urxe {
 namespace {
