@@ -36,10 +36,10 @@ absl::Status TcpLink::Write(const RegionSpan& from, const RemoteSpan& to, uint32
   if (!open() && !closed()) {
     return FailedPrecondition("{} has not connected yet: write after its first arrival", who_);
   }
-  if (!ending_.ok()) return ending_;
   const uint64_t sequence = next_sequence_;
   FrameHeader header;
   GW_ASSIGN_OR_RETURN(header.immediate, BeginWrite(from, to, tag));
+  if (!ending_.ok()) return absl::OkStatus();  // as one on its way then: kClosed follows
   header.key = to.key;
   header.length = static_cast<uint32_t>(from.length);
   header.address = to.address;

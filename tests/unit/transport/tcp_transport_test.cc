@@ -365,7 +365,7 @@ TEST(Hostile, ForgedFramesEndTheLinkWithoutTouchingMemory) {
       {"old sequence", [](FrameHeader& h) { h.immediate = Immediate::Unchecked(1, 127, 0); },
        "without a credit"},
       {"credits", [](FrameHeader& h) { h.immediate = Immediate::Unchecked(1, 0, 1); },
-       "credits granted"},
+       "returns 1 credits of 0"},
       {"credit payload", [](FrameHeader& h) { h.immediate = Immediate::CreditsOnly(0); },
        "credit frame"},
   };
