@@ -120,21 +120,31 @@ void Shard::Remove(int64_t worker, const std::string& lost) {
     clock_.Remove(worker);
     for (uint32_t slice = 0; slice < slices_.size(); ++slice) {
       const SliceState& state = states_[slice];
-      if (state.summing > 0 && !state.complete && NextWorker(state) < 0) Complete(slice);
+      // Without a first gradient the sum is still that of an earlier step.
+      const bool begun = state.summing > 0 && state.last_worker >= 0;
+      if (begun && !state.complete && NextWorker(state) < 0) Complete(slice);
     }
-    // The job is over; another may follow on the same values. A replica has no members, it only
-    // hears who left.
+    // A replica has no members, it only hears who left.
     if ((member && members_.empty()) || removed_.size() == static_cast<size_t>(options_.workers)) {
-      removed_.clear();
-      int64_t last = 0;
-      for (const auto& [number, step] : known_) last = std::max(last, step);
-      for (int number = 0; number < options_.workers; ++number) clock_.Add(number, last);
+      EndJob();
     }
   } else {
     clock_.Remove(worker);
   }
   Tell({.flags = Request::kLeft, .worker = worker});
   if (options_.consistency == Consistency::kBsp) TellClock(worker, 0, before);
+}
+
+void Shard::EndJob() {
+  removed_.clear();
+  int64_t last = 0;
+  for (const auto& [number, step] : known_) last = std::max(last, step);
+  for (int number = 0; number < options_.workers; ++number) clock_.Add(number, last);
+  for (SliceState& state : states_) {
+    // A slice may have been updated in a step that nobody ended, which is now taken anew.
+    state = {
+        .assigned = state.assigned, .copied = state.copied, .step = std::min(state.step, last)};
+  }
 }
 
 // --- Pushes ---

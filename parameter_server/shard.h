@@ -133,7 +133,7 @@ class Shard {
     bool copied = false;       // into the open snapshot
     int64_t step = 0;          // last step applied (BSP); updates applied (ASP, SSP)
     int64_t summing = 0;       // BSP: step whose gradients are being summed, 0: none
-    int64_t last_worker = -1;  // BSP: highest number summed
+    int64_t last_worker = -1;  // BSP: highest number summed, -1: the sum is not begun
     bool hold = false;         // BSP: the sum is not applied before ApplyHeld
     bool complete = false;     // BSP: summed whole, not applied yet
     int64_t squares_step = 0;  // BSP: step of `squares`
@@ -148,6 +148,9 @@ class Shard {
         const ShardOptions& options);
   void Tell(Request change, std::span<const float> values = {});
   void TellClock(int64_t worker, int64_t step, int64_t before);
+  // BSP: all workers have left; another job may follow on the same values. What the last one did
+  // not finish is dropped.
+  void EndJob();
   Taken Sum(int64_t worker, const Request& request, uint32_t slice, std::span<const float> values);
   // The next worker whose gradient the slice's sum wants, -1: none.
   int64_t NextWorker(const SliceState& state) const;

@@ -5,66 +5,10 @@
 #include <algorithm>
 #include <random>
 
+#include "tests/unit/parameter_server/shard_job.h"
+
 namespace gradwire::ps {
 namespace {
-
-constexpr int64_t kElements = 200;  // four slices of 64, 64, 64 and 8
-
-struct Job {
-  explicit Job(ShardOptions options, std::string optimizer = "sgd", double rate = 1) {
-    options.optimizer.name = std::move(optimizer);
-    options.optimizer.learning_rate = rate;
-    auto made = Shard::Make(layout, placement, 0, parameters, options);
-    EXPECT_TRUE(made.ok()) << made.status();
-    shard = *std::move(made);
-  }
-
-  void Assign(float value) {
-    for (uint32_t i = 0; i < Slices(); ++i) {
-      shard->Assign(i, std::vector<float>(shard->values(i).size(), value));
-    }
-  }
-  uint32_t Slices() const { return static_cast<uint32_t>(shard->slices().size()); }
-  Request Push(int64_t step, uint8_t flags = Request::kEndOfStep) const {
-    return {.op = Op::kPush, .flags = flags, .count = Slices(), .step = step};
-  }
-  // A whole step, slice by slice; what comes back for the first slice that is not taken, else
-  // kTaken.
-  Shard::Taken PushAll(int64_t worker, int64_t step, float gradient, uint8_t flags = 0) {
-    const Request request = Push(step, flags);
-    EXPECT_TRUE(shard->Check(worker, request).ok()) << shard->Check(worker, request);
-    for (uint32_t i = 0; i < Slices(); ++i) {
-      const Shard::Taken taken = PushSlice(worker, step, i, gradient, flags);
-      if (taken != Shard::Taken::kTaken) return taken;
-    }
-    if ((flags & Request::kHold) == 0) shard->EndStep(worker, step);
-    return Shard::Taken::kTaken;
-  }
-  Shard::Taken PushSlice(int64_t worker, int64_t step, uint32_t slice, float gradient,
-                         uint8_t flags = 0) {
-    return shard->Take(worker, Push(step, flags), slice,
-                       std::vector<float>(shard->values(slice).size(), gradient));
-  }
-  // What the observer of another job's shard was told.
-  void Repeat(const Request& change, std::span<const float> values) {
-    EXPECT_TRUE(shard->CheckReplay(change).ok()) << shard->CheckReplay(change);
-    if (change.count > 0) shard->Replay(change, change.first, values);
-    shard->EndReplay(change);
-  }
-
-  Layout layout = *Layout::Make({{.name = "w", .shape = {kElements}}});
-  Placement placement = *Placement::Make(layout, 1, 256);
-  std::vector<float> parameters = std::vector<float>(kElements);
-  std::unique_ptr<Shard> shard;
-};
-
-ShardOptions Bsp(int workers, OnLoss on_loss = OnLoss::kFail) {
-  return {.consistency = Consistency::kBsp, .workers = workers, .on_loss = on_loss};
-}
-ShardOptions Ssp(int64_t staleness) {
-  return {.consistency = Consistency::kSsp, .staleness = staleness};
-}
-ShardOptions Asp() { return {.consistency = Consistency::kAsp}; }
 
 TEST(ShardTest, BspSumsInTheOrderOfNumbersWhoeverComesFirst) {
   // Sums of these differ by order in the last bit.
@@ -397,46 +341,6 @@ TEST(ShardTest, AReplicaCountsAStepOnlyWhenAllHavePushedIt) {
   EXPECT_EQ(replica.PushAll(1, 3, 1), Shard::Taken::kTaken);
   EXPECT_EQ(replica.parameters[0], -6);
   EXPECT_EQ(replica.shard->clock().Min(), 3);
-}
-
-TEST(ShardTest, ASnapshotIsTheStateOfOneMoment) {
-  for (const ShardOptions& base : {Bsp(1), Asp()}) {
-    ShardOptions options = base;
-    options.checkpoint_interval = 2;
-    Job job(options, "momentum", 0.1);
-    job.Assign(1);
-    ASSERT_TRUE(job.shard->Admit(0).ok());
-    ASSERT_EQ(job.PushAll(0, 1, 1), Shard::Taken::kTaken);
-    EXPECT_FALSE(job.shard->SnapshotDue());
-    ASSERT_EQ(job.PushAll(0, 2, 1), Shard::Taken::kTaken);
-    ASSERT_TRUE(job.shard->SnapshotDue());
-    const std::vector<float> then = job.parameters;
-    job.shard->BeginSnapshot();
-    EXPECT_FALSE(job.shard->SnapshotDue());
-    EXPECT_EQ(job.shard->ContinueSnapshot(1), nullptr);
-    ASSERT_EQ(job.PushAll(0, 3, 5), Shard::Taken::kTaken);  // goes on meanwhile
-    std::unique_ptr<ShardSnapshot> snapshot = job.shard->ContinueSnapshot(100);
-    ASSERT_NE(snapshot, nullptr);
-    EXPECT_EQ(snapshot->step, 2);
-    EXPECT_EQ(snapshot->parameters, then);
-    EXPECT_NE(job.parameters, then);
-    ASSERT_EQ(snapshot->states.size(), 1u);
-    EXPECT_FLOAT_EQ(snapshot->states[0].values[0], 1.9f);
-    ASSERT_EQ(snapshot->clocks.size(), 1u);
-    EXPECT_EQ(snapshot->clocks[0], (WorkerClock{0, 2, 0}));
-
-    Job other(options, "momentum", 0.1);
-    LoadedPieces loaded;
-    loaded.info.step = 2;
-    loaded.parameters = snapshot->parameters;
-    loaded.states = snapshot->states;
-    ASSERT_TRUE(other.shard->Restore(loaded).ok());
-    EXPECT_EQ(*other.shard->Admit(0), 2);
-    ASSERT_EQ(other.PushAll(0, 3, 5), Shard::Taken::kTaken);
-    EXPECT_EQ(other.parameters, job.parameters);
-    Job wrong(options, "adam");
-    EXPECT_TRUE(absl::IsInvalidArgument(wrong.shard->Restore(loaded)));
-  }
 }
 
 }  // namespace
