@@ -2,6 +2,7 @@
 #include <utility>
 
 #include "parameter_server/control_internal.h"
+#include "parameter_server/protocol.h"
 #include "transport/bootstrap/facts.h"
 #include "transport/bootstrap/limits_internal.h"
 #include "transport/bootstrap/service_internal.h"
@@ -175,7 +176,7 @@ absl::StatusOr<JoinReply> FromProto(const v1::JoinReply& from) {
       InRange("consistency", from.consistency(), 0, static_cast<int64_t>(Consistency::kAsp)));
   GW_RETURN_IF_ERROR(InRange("staleness", from.staleness(), 0, int64_t{1} << 40));
   GW_RETURN_IF_ERROR(InRange("number of workers", from.workers(), 0, kMaxWorkers));
-  GW_RETURN_IF_ERROR(InRange("restored step", from.restored_step(), 0, int64_t{1} << 62));
+  GW_RETURN_IF_ERROR(InRange("restored step", from.restored_step(), 0, kMaxStep));
   GW_RETURN_IF_ERROR(Short("transport", from.transport(), kMaxNameBytes));
   GW_RETURN_IF_ERROR(Short("device", from.device(), kMaxTextBytes));
   GW_RETURN_IF_ERROR(Short("run", from.run(), kMaxNameBytes));
@@ -214,7 +215,7 @@ absl::StatusOr<ConnectRequest> FromProto(const v1::ConnectRequest& from) {
   ConnectRequest to;
   GW_RETURN_IF_ERROR(InRange("worker", from.worker(), -1, kMaxWorkers - 1));
   GW_RETURN_IF_ERROR(InRange("shard", from.shard(), 0, kMaxShards - 1));
-  GW_RETURN_IF_ERROR(InRange("step", from.step(), -1, std::numeric_limits<int64_t>::max() - 1));
+  GW_RETURN_IF_ERROR(InRange("step", from.step(), -1, kMaxStep));
   const auto wire = static_cast<DataType>(from.wire());
   if (from.wire() >= static_cast<uint32_t>(kDataTypeCount) ||
       (wire != DataType::kFloat32 && wire != DataType::kFloat16 && wire != DataType::kBfloat16)) {
@@ -239,7 +240,7 @@ void ToProto(const ConnectReply& from, v1::ConnectReply* to) {
 
 absl::StatusOr<ConnectReply> FromProto(const v1::ConnectReply& from) {
   ConnectReply to;
-  GW_RETURN_IF_ERROR(InRange("clock", from.clock(), 0, int64_t{1} << 62));
+  GW_RETURN_IF_ERROR(InRange("clock", from.clock(), 0, kMaxStep));
   GW_ASSIGN_OR_RETURN(to.facts, FactsFrom(from.facts()));
   to.clock = from.clock();
   to.maps = from.maps();

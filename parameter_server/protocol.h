@@ -26,6 +26,9 @@ inline constexpr uint32_t kRequestTag = kMaxSlices;
 inline constexpr uint32_t kReplyTag = kMaxSlices + 1;
 static_assert(kReplyTag <= Immediate::kMaxTag);
 
+// Steps beyond it are refused, so that sums with what a run adds do not overflow.
+inline constexpr int64_t kMaxStep = int64_t{1} << 62;
+
 inline constexpr uint32_t kByteOrder = 0x47570001;  // "GW", version 1
 
 enum class Op : uint8_t {

@@ -21,6 +21,12 @@ ConstArray ArrayOf(std::span<const float> values) {
   return {values.data(), static_cast<Eigen::Index>(values.size())};
 }
 
+absl::Status CheckStep(const Request& request) {
+  return request.step >= 0 && request.step <= kMaxStep
+             ? absl::OkStatus()
+             : InvalidArgument("step {} cannot be", request.step);
+}
+
 }  // namespace
 
 Shard::Shard(const Layout& layout, const Placement& placement, int shard,
@@ -156,7 +162,7 @@ absl::Status Shard::Check(int64_t worker, const Request& request) const {
     return FailedPrecondition("worker {} is not a member of shard {}; it must join", worker,
                               shard_);
   }
-  if (request.step < 0) return InvalidArgument("step {} cannot be", request.step);
+  GW_RETURN_IF_ERROR(CheckStep(request));
   if (!(std::abs(request.scale) <= std::numeric_limits<float>::max())) {
     return InvalidArgument("a gradient cannot be scaled by {}", request.scale);
   }
@@ -397,6 +403,7 @@ int64_t Shard::WaitsFor(uint32_t slice, int64_t step) const {
 // --- Replica ---
 
 absl::Status Shard::CheckReplay(const Request& request) const {
+  GW_RETURN_IF_ERROR(CheckStep(request));
   const bool sum = request.worker < 0;
   const bool gradient = request.count > 0 && (request.flags & Request::kAssigned) == 0;
   const bool step = (request.flags & Request::kEndOfStep) != 0;

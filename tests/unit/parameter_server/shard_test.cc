@@ -3,6 +3,7 @@
 #include <gtest/gtest.h>
 
 #include <algorithm>
+#include <limits>
 #include <random>
 
 #include "tests/unit/parameter_server/shard_job.h"
@@ -109,6 +110,7 @@ TEST(ShardTest, RefusesStepsThatAreOverOrOutOfOrder) {
     EXPECT_TRUE(absl::IsAlreadyExists(job.shard->Check(0, job.Push(1))));
     EXPECT_TRUE(absl::IsFailedPrecondition(job.shard->Check(0, job.Push(3))));
     EXPECT_TRUE(absl::IsInvalidArgument(job.shard->Check(0, job.Push(-1))));
+    EXPECT_TRUE(absl::IsInvalidArgument(job.shard->Check(0, job.Push(kMaxStep + 1))));
     Request wild = job.Push(2);
     wild.scale = std::numeric_limits<float>::quiet_NaN();
     EXPECT_TRUE(absl::IsInvalidArgument(job.shard->Check(0, wild)));
@@ -124,6 +126,27 @@ TEST(ShardTest, RefusesStepsThatAreOverOrOutOfOrder) {
     }
     EXPECT_TRUE(job.shard->Check(0, job.Push(2)).ok());
     EXPECT_EQ(job.shard->values(0)[0], -1);
+  }
+}
+
+// One that asp and ssp let begin at any later step could else push the clocks over their end.
+TEST(ShardTest, RefusesStepsWithoutASuccessor) {
+  for (const ShardOptions& options : {Ssp(1), Asp()}) {
+    Job job(options);
+    job.Assign(0);
+    ASSERT_TRUE(job.shard->Admit(0).ok());
+    for (const Op op : {Op::kPush, Op::kPull, Op::kPushPull}) {
+      Request request = job.Push(std::numeric_limits<int64_t>::max());
+      request.op = op;
+      EXPECT_TRUE(absl::IsInvalidArgument(job.shard->Check(0, request)));
+      request.step = kMaxStep;
+      EXPECT_TRUE(job.shard->Check(0, request).ok());
+    }
+    const Request change{.op = Op::kReplicate,
+                         .flags = Request::kEndOfStep,
+                         .step = std::numeric_limits<int64_t>::max(),
+                         .worker = 0};
+    EXPECT_TRUE(absl::IsInvalidArgument(job.shard->CheckReplay(change)));
   }
 }
 
