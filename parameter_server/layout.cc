@@ -29,6 +29,18 @@ absl::Status CheckName(const std::string& name) {
   return absl::OkStatus();
 }
 
+// Slices of at most `most` elements that hold [begin, end); `tensor` holds `begin` or comes before.
+int64_t CountSlices(const Layout& layout, int tensor, int64_t begin, int64_t end, int64_t most) {
+  int64_t slices = 0;
+  for (int64_t at = begin; at < end; ++tensor) {
+    const int64_t stop = std::min(end, layout.offset(tensor + 1));
+    if (stop <= at) continue;
+    slices += (stop - at + most - 1) / most;
+    at = stop;
+  }
+  return slices;
+}
+
 }  // namespace
 
 int64_t TensorSpec::count() const {
@@ -117,19 +129,22 @@ absl::StatusOr<Placement> Placement::Make(const Layout& layout, int shards, int6
         std::min(layout.elements(),
                  begin + kAlignment * (blocks / shards + (shard < blocks % shards ? 1 : 0)));
     placement.bounds_.push_back(end);
+    // Before there is a list of them: the layout and the size of slices may come from a peer.
+    const int64_t wanted = CountSlices(layout, tensor, begin, end, slice_elements);
+    if (wanted > kMaxSlices) {
+      return InvalidArgument(
+          "shard {} has {} slices of {} bytes, {} are possible; larger "
+          "--ps-slice-bytes or more servers",
+          shard, wanted, slice_bytes, kMaxSlices);
+    }
     std::vector<Slice>& slices = placement.slices_.emplace_back();
+    slices.reserve(static_cast<size_t>(wanted));
     for (int64_t at = begin; at < end;) {
       while (layout.offset(tensor + 1) <= at) ++tensor;
       const int64_t count = std::min({slice_elements, end - at, layout.offset(tensor + 1) - at});
       slices.push_back({tensor, at, count});
       placement.largest_ = std::max(placement.largest_, count);
       at += count;
-    }
-    if (slices.size() > kMaxSlices) {
-      return InvalidArgument(
-          "shard {} has {} slices of {} bytes, {} are possible; larger "
-          "--ps-slice-bytes or more servers",
-          shard, slices.size(), slice_bytes, kMaxSlices);
     }
   }
   return placement;

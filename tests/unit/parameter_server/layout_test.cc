@@ -1,6 +1,7 @@
 #include "parameter_server/layout.h"
 
 #include <gtest/gtest.h>
+#include <sys/resource.h>
 
 #include "parameter_server/protocol.h"
 
@@ -114,6 +115,24 @@ TEST(PlacementTest, RefusesWhatTagsCannotName) {
   EXPECT_TRUE(Placement::Make(layout, 2, 64).ok());
   EXPECT_TRUE(absl::IsInvalidArgument(Placement::Make(layout, 0, 64).status()));
   EXPECT_TRUE(absl::IsInvalidArgument(Placement::Make(layout, 1, 4).status()));
+}
+
+// The layout of whoever joins first may ask for any number of slices: too many are not listed.
+TEST(PlacementTest, RefusesWithoutListingWhatItRefuses) {
+  const auto peak_kib = [] {
+    rusage use{};
+    getrusage(RUSAGE_SELF, &use);
+    return use.ru_maxrss;
+  };
+  // 16 times what is possible would be 50 MB of slices and more while the list grows.
+  const Layout layout = *Layout::Make({Tensor("a", {int64_t{kMaxSlices} * 16 * 16})});
+  const auto before = peak_kib();
+  const auto refused = Placement::Make(layout, 1, 64);
+  EXPECT_TRUE(absl::IsInvalidArgument(refused.status()));
+  EXPECT_NE(refused.status().message().find(fmt::format("{} slices", kMaxSlices * 16)),
+            std::string::npos)
+      << refused.status();
+  EXPECT_LT(peak_kib() - before, 16 << 10);
 }
 
 }  // namespace
