@@ -250,7 +250,7 @@ absl::StatusOr<std::string> Server::Impl::Checkpoint() {
   for (const auto& shard : shards_) shard->TakeSnapshot();
   {
     const std::lock_guard lock(mutex_);
-    if (promoted_) {
+    if (promotions_ > 0) {
       for (const auto& shard : replicas_) shard->TakeSnapshot();
     }
   }

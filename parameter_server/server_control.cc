@@ -40,11 +40,11 @@ absl::Status Server::Impl::CheckJoin(const JoinRequest& request) const {
     }
   }
   const std::lock_guard lock(mutex_);
-  if (promoted_ || used) {
+  if (promotions_ > 0 || used) {
     return FailedPrecondition(
         "the replicas of server {} hold a state that it has not seen{}; start the whole job again, "
         "from a checkpoint",
-        request.server, promoted_ ? " and have taken over" : "");
+        request.server, promotions_ > 0 ? " and have taken over" : "");
   }
   return absl::OkStatus();
 }
@@ -133,7 +133,7 @@ absl::StatusOr<ConnectReply> Server::Impl::Connect(const ConnectRequest& request
                        found->NameOf(found->first), found->first, found->first + found->count - 1,
                        request.worker);
     }
-    if (found->server >= 0 && promoted_) {
+    if (found->server >= 0 && promotions_ > 0) {
       return FailedPrecondition("the replicas of server {} have taken over", found->server);
     }
     session = *found;
@@ -208,12 +208,17 @@ absl::Status Server::Impl::Promote(int shard) {
       return Unavailable("shard {}: this replica still hears its primary, {}", shard,
                          primary->NameOf(-1));
     }
-    promoted_ = true;  // before the shard is: nobody feeds it from here on
+    ++promotions_;  // before the shard is: nobody feeds it from here on
   }
   ShardThread& replica = *replicas_[static_cast<size_t>(index)];
-  GW_RETURN_IF_ERROR(replica.Promote());
-  // Its primary may have died before it could say who was gone.
+  const absl::Status promoted = replica.Promote();
   const std::lock_guard lock(mutex_);
+  if (!promoted.ok()) {
+    // A shard that has only not answered yet may still take over.
+    if (!absl::IsDeadlineExceeded(promoted)) --promotions_;
+    return promoted;
+  }
+  // Its primary may have died before it could say who was gone.
   for (const auto& [worker, lost] : gone_) replica.Drop(worker, lost);
   return absl::OkStatus();
 }

@@ -115,7 +115,7 @@ class Server::Impl final : public ControlHandler {
   mutable std::mutex mutex_;  // guards what follows
   std::condition_variable changed_;
   Sessions sessions_;
-  bool promoted_ = false;  // one of the replicas was
+  int promotions_ = 0;  // of replicas, done or under way
   // Workers that left or were lost (how; empty: left) and have not come again; with replicas alone.
   std::map<int64_t, std::string> gone_;
   bool stopping_ = false;  // Wait() returns

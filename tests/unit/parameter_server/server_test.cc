@@ -414,6 +414,27 @@ TEST_F(Replicated, LosesNoUpdateWithAServer) {
   EXPECT_THAT(Message(late.status()), HasSubstr("have taken over"));
 }
 
+TEST_F(Replicated, TakesThePrimaryBackThatNoneCouldTakeOverFor) {
+  const auto deadline = std::chrono::steady_clock::now() + seconds(30);
+  {
+    const auto worker = Worker::Join(addresses_, TestLayout(), {}, TestSettings());
+    ASSERT_TRUE(worker.ok()) << worker.status();
+  }
+  servers_[0].reset();
+  const auto client = ControlClient::Open(addresses_[1], TestSettings(), deadline);
+  ASSERT_TRUE(client.ok()) << client.status();
+  absl::Status promoted;
+  ASSERT_TRUE(Eventually([&] {
+    promoted = (*client)->Promote(0, deadline);
+    return !absl::IsUnavailable(promoted);
+  }));
+  EXPECT_TRUE(absl::IsFailedPrecondition(promoted)) << promoted;
+  EXPECT_THAT(Message(promoted), HasSubstr("no values yet"));
+  servers_[0] = StartServer(options_[0]);
+  const auto again = Worker::Join(addresses_, TestLayout(), {}, TestSettings());
+  EXPECT_TRUE(again.ok()) << again.status();
+}
+
 TEST_F(Replicated, SaysWhichServerItCannotCopyTo) {
   servers_[1].reset();
   Settings settings = TestSettings();
