@@ -5,6 +5,7 @@
 
 #include <algorithm>
 #include <array>
+#include <cmath>
 #include <fstream>
 #include <memory>
 #include <mutex>
@@ -404,8 +405,11 @@ Distribution Distribution::Of(std::vector<float>& seconds) {
   result.count = seconds.size();
   if (seconds.empty()) return result;
   std::ranges::sort(seconds);
+  // The nearest rank. The small constant keeps 0.95 * 20, which is not quite 19 in binary, from
+  // becoming rank 20.
   const auto at = [&](double share) {
-    return double{seconds[static_cast<size_t>(share * static_cast<double>(seconds.size() - 1))]};
+    const double rank = std::ceil(share * static_cast<double>(seconds.size()) - 1e-9);
+    return double{seconds[static_cast<size_t>(rank) - 1]};
   };
   double sum = 0;
   for (const float each : seconds) sum += each;

@@ -28,7 +28,8 @@ struct SwarmOptions {
 // InvalidArgument names the flag.
 absl::Status Validate(const SwarmOptions& options);
 
-// Times of one kind, in seconds.
+// Times of one kind, in seconds. A percentile is the smallest time with that share of all at or
+// below it (the nearest rank).
 struct Distribution {
   uint64_t count = 0;
   double mean = 0, p50 = 0, p95 = 0, p99 = 0, max = 0;
