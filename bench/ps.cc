@@ -17,7 +17,7 @@ using Clock = std::chrono::steady_clock;
 // Every step adds at most this per worker to an element; what is summed stays exact below 2^23.
 constexpr int64_t kMaxPattern = 60;
 constexpr int64_t kExact = 1 << 23;
-constexpr std::chrono::hours kLongest{24};
+constexpr std::chrono::milliseconds kLongest = std::chrono::hours{24};
 
 int64_t StepsOf(const PsOptions& options) {
   return options.sweep.checks + options.sweep.warmups + options.sweep.iterations;
@@ -86,8 +86,8 @@ PsBench::PsBench(World& world, const Settings& settings, const PsOptions& option
       workers_(world.size() - options.servers) {}
 
 std::chrono::milliseconds PsBench::patience() const {
-  // Each step is a push-pull, an all-reduce and two barriers.
-  const int64_t calls = 4 * (StepsOf(options_) + 4);
+  // Each step is a push-pull, an all-reduce and three barriers, or two and a pull.
+  const int64_t calls = 5 * (StepsOf(options_) + 4);
   if (settings_.op_timeout > kLongest / calls) return kLongest;
   return settings_.op_timeout * calls;
 }
