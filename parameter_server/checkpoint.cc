@@ -60,6 +60,7 @@ absl::StatusOr<OpenCheckpoint> Open(const std::filesystem::path& path) {
     return ProtocolError("{}: the manifest is of another step, run or layout than its files",
                          folder.string());
   }
+  info.updates = found.updates;
   return checkpoint;
 }
 

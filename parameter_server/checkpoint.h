@@ -60,6 +60,8 @@ struct ShardSnapshot {
   std::vector<float> parameters;   // the pieces one after another
   std::vector<SavedState> states;  // likewise, each
   std::vector<WorkerClock> clocks;
+  // Most updates that a slice has had, which is what the optimizer counts; 0: one each step (BSP).
+  int64_t updates = 0;
   // Optimizer, its options and what else a reader should know; the manifest holds shard 0's.
   std::map<std::string, std::string> metadata;
 };
@@ -79,6 +81,10 @@ struct CheckpointInfo {
   Layout layout;                    // in the order of the job that wrote it
   std::vector<std::string> states;  // names
   std::vector<File> files;          // by shard
+  // Of the shards' files, the most. Slices that some worker's push had not reached yet have fewer,
+  // which is passed over: one number fits however a later job cuts its shards, and an optimizer
+  // that has counted too far takes a slightly smaller step, not a larger one.
+  int64_t updates = 0;
   std::map<std::string, std::string> metadata;
 
   int shards() const { return static_cast<int>(files.size()); }

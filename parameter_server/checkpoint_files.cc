@@ -6,6 +6,7 @@
 #include <set>
 
 #include "parameter_server/checkpoint_internal.h"
+#include "parameter_server/protocol.h"
 #include "transport/file_io.h"
 #include "transport/settings.h"
 
@@ -22,8 +23,8 @@ constexpr uint64_t kMaxManifestBytes = uint64_t{256} << 20;
 
 // Keys of a shard file's metadata that are ours.
 const std::set<std::string, std::less<>>& Reserved() {
-  static const std::set<std::string, std::less<>> keys = {"format", "step",   "shard",  "shards",
-                                                          "run",    "pieces", "states", "clocks"};
+  static const std::set<std::string, std::less<>> keys = {
+      "format", "step", "shard", "shards", "run", "pieces", "states", "clocks", "updates"};
   return keys;
 }
 
@@ -235,6 +236,7 @@ absl::Status WriteShardFile(const std::filesystem::path& folder, const std::stri
   metadata["pieces"] = Dump(pieces);
   metadata["states"] = Dump(states);
   metadata["clocks"] = Dump(ToJson(snapshot.clocks));
+  if (snapshot.updates > 0) metadata["updates"] = fmt::format("{}", snapshot.updates);
   return WriteSafetensors(folder / name, tensors, metadata);
 }
 
@@ -263,6 +265,8 @@ absl::StatusOr<ShardFile> OpenShardFile(const std::filesystem::path& path) {
   shard.run = reader.Text(json, "run");
   shard.states = reader.Texts(json, "states");
   shard.clocks = reader.Clocks(json, "clocks");
+  if (json.contains("updates")) shard.updates = reader.Int(json, "updates");
+  if (shard.updates > kMaxStep) reader.Fail("updates");
   for (const Json& item : reader.List(json, "pieces")) {
     shard.pieces.push_back({.tensor = reader.Text(item, "tensor"),
                             .shape = reader.Numbers<int64_t>(item, "shape"),
@@ -309,6 +313,7 @@ absl::StatusOr<CheckpointInfo> Combine(const std::filesystem::path& folder,
           path, file.step, file.shard, file.shards, file.run, Dump(file.states), info.step,
           info.run, Dump(info.states));
     }
+    info.updates = std::max(info.updates, file.updates);
     for (const Piece& piece : file.pieces) {
       auto& found = ranges[piece.tensor];
       if (found.empty()) {

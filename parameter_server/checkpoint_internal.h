@@ -39,6 +39,7 @@ struct ShardFile {
   // By piece: of the parameters, then of each state.
   std::vector<std::vector<uint32_t>> crc32;
   std::vector<WorkerClock> clocks;
+  int64_t updates = 0;                          // ShardSnapshot::updates
   std::map<std::string, std::string> metadata;  // ShardSnapshot::metadata
 };
 

@@ -36,6 +36,11 @@ void Shard::BeginSnapshot() {
     snapshot_->clocks.push_back({worker, clock, begun});
   }
   std::ranges::sort(snapshot_->clocks, {}, &WorkerClock::worker);
+  if (options_.consistency != Consistency::kBsp) {
+    for (const SliceState& state : states_) {
+      snapshot_->updates = std::max(snapshot_->updates, state.step);
+    }
+  }
   snapshot_->metadata = {{"optimizer", options_.optimizer.name},
                          {"lr", fmt::format("{}", optimizer_->options().learning_rate.value_or(0))},
                          {"lr-schedule", options_.optimizer.schedule.ToString()},
@@ -86,9 +91,10 @@ absl::Status Shard::Restore(const LoadedPieces& loaded) {
   std::ranges::copy(loaded.parameters, parameters_.begin());
   assigned_ = slices_.size();
   const int64_t step = loaded.info.step;
+  const bool steps = options_.consistency == Consistency::kBsp || loaded.info.updates == 0;
   for (SliceState& state : states_) {
     state.assigned = true;
-    state.step = step;
+    state.step = steps ? step : loaded.info.updates;
   }
   if (options_.consistency == Consistency::kBsp) {
     for (int64_t worker = 0; worker < options_.workers; ++worker) clock_.Advance(worker, step);

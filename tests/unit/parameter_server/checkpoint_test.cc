@@ -57,7 +57,8 @@ ShardSnapshot Snapshot(int64_t step, int shard, int shards) {
           .parameters = ValuesOf(0, begin, end),
           .states = {{"mean", ValuesOf(1, begin, end)}, {"square", ValuesOf(2, begin, end)}},
           .clocks = {{0, step, 3}, {7, step + shard, 1}},
-          .metadata = {{"optimizer", "adam"}, {"updates", fmt::format("{}", 10 * shard)}}};
+          .updates = 10 * shard,
+          .metadata = {{"optimizer", "adam"}}};
 }
 
 class CheckpointTest : public ::testing::Test {
@@ -154,6 +155,7 @@ TEST_F(CheckpointTest, SaysWhatItHolds) {
   EXPECT_EQ(info->folder.filename(), "step-000123");
   EXPECT_EQ(info->run, "run 1");
   EXPECT_EQ(info->metadata.at("optimizer"), "adam");
+  EXPECT_EQ(info->updates, 10) << "the most of all shards";
   EXPECT_THAT(info->states, ElementsAre("mean", "square"));
   EXPECT_TRUE(info->layout.Matches(*Layout::Make(kTensors)).ok());
   EXPECT_THAT(info->files[1].clocks, ElementsAre(WorkerClock{0, 123, 3}, WorkerClock{7, 124, 1}));
@@ -370,6 +372,8 @@ TEST_F(CheckpointTest, ForeignFiles) {
       {"states", "[1]"},
       {"clocks", "[{}]"},
       {"clocks", R"([{"worker":1,"step":"2","slices":0}])"},
+      {"updates", "-1"},
+      {"updates", "9223372036854775807"},
       {"pieces", "[]"},
       {"pieces", "[[["},
       {"pieces", "[3]"},

@@ -6,6 +6,19 @@
 namespace gradwire::ps {
 namespace {
 
+// What a checkpoint of the job would give back.
+LoadedPieces Saved(Job& job) {
+  job.shard->BeginSnapshot();
+  const std::unique_ptr<ShardSnapshot> snapshot = job.shard->ContinueSnapshot(100);
+  LoadedPieces loaded;
+  loaded.info.step = snapshot->step;
+  loaded.info.updates = snapshot->updates;
+  loaded.info.files = {{.clocks = snapshot->clocks}};
+  loaded.parameters = snapshot->parameters;
+  loaded.states = snapshot->states;
+  return loaded;
+}
+
 TEST(SnapshotTest, ASnapshotIsTheStateOfOneMoment) {
   for (const ShardOptions& base : {Bsp(1), Asp()}) {
     ShardOptions options = base;
@@ -44,6 +57,54 @@ TEST(SnapshotTest, ASnapshotIsTheStateOfOneMoment) {
     Job wrong(options, "adam");
     EXPECT_TRUE(absl::IsInvalidArgument(wrong.shard->Restore(loaded)));
   }
+}
+
+// Under asp and ssp the optimizer counts updates, of which a step has as many as there are workers.
+TEST(SnapshotTest, KeepsTheOptimizersCount) {
+  for (const ShardOptions& options : {Bsp(3), Ssp(1), Asp()}) {
+    Job job(options, "adam", 0.1), other(options, "adam", 0.1);
+    job.Assign(1);
+    for (int w = 0; w < 3; ++w) ASSERT_TRUE(job.shard->Admit(w).ok());
+    for (int64_t step = 1; step <= 2; ++step) {
+      for (int w = 0; w < 3; ++w) {
+        ASSERT_EQ(job.PushAll(w, step, 0.5f * static_cast<float>(w + step)), Shard::Taken::kTaken);
+      }
+    }
+    const bool bsp = options.consistency == Consistency::kBsp;
+    const LoadedPieces loaded = Saved(job);
+    EXPECT_EQ(loaded.info.step, 2);
+    EXPECT_EQ(loaded.info.updates, bsp ? 0 : 6);
+    ASSERT_TRUE(other.shard->Restore(loaded).ok());
+    for (Job* each : {&job, &other}) {
+      for (int w = 0; w < 3; ++w) ASSERT_EQ(*each->shard->Admit(w), 2);
+      for (int w = 0; w < 3; ++w) ASSERT_EQ(each->PushAll(w, 3, 1), Shard::Taken::kTaken);
+    }
+    EXPECT_EQ(job.parameters, other.parameters);
+  }
+}
+
+// Slices that lag by an update go on with the count of those that do not.
+TEST(SnapshotTest, CountsTheMostUpdatesOfItsSlices) {
+  Job job(Asp(), "adam", 0.1);
+  job.Assign(1);
+  for (int w = 0; w < 2; ++w) ASSERT_TRUE(job.shard->Admit(w).ok());
+  ASSERT_EQ(job.PushAll(0, 1, 1), Shard::Taken::kTaken);
+  ASSERT_EQ(job.PushSlice(1, 1, 2, 1), Shard::Taken::kTaken);
+  EXPECT_EQ(Saved(job).info.updates, 2);
+}
+
+// A checkpoint that does not say how many updates there were is taken to have had one a step.
+TEST(SnapshotTest, CountsStepsWhereUpdatesAreNotKnown) {
+  Job bsp(Bsp(1), "adam", 0.1), asp(Asp(), "adam", 0.1);
+  bsp.Assign(1);
+  ASSERT_TRUE(bsp.shard->Admit(0).ok());
+  for (int64_t step = 1; step <= 3; ++step) {
+    ASSERT_EQ(bsp.PushAll(0, step, 1), Shard::Taken::kTaken);
+  }
+  ASSERT_TRUE(asp.shard->Restore(Saved(bsp)).ok());
+  ASSERT_EQ(*asp.shard->Admit(0), 3);
+  for (Job* each : {&bsp, &asp}) ASSERT_EQ(each->PushAll(0, 4, 2), Shard::Taken::kTaken);
+  EXPECT_EQ(bsp.parameters, asp.parameters);
 }
 
 }  // namespace
