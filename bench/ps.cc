@@ -19,6 +19,14 @@ constexpr int64_t kMaxPattern = 60;
 constexpr int64_t kExact = 1 << 23;
 constexpr std::chrono::milliseconds kLongest = std::chrono::hours{24};
 
+// How long `calls` may take when each takes its time-out, at most kLongest.
+constexpr std::chrono::milliseconds PatienceFor(int64_t calls, std::chrono::milliseconds timeout) {
+  return timeout > kLongest / calls ? kLongest : timeout * calls;
+}
+static_assert(PatienceFor(100, std::chrono::seconds{30}) == std::chrono::seconds{3000});
+static_assert(PatienceFor(100, std::chrono::hours{1}) == kLongest);
+static_assert(PatienceFor(INT64_MAX, std::chrono::milliseconds{1}) == kLongest);
+
 int64_t StepsOf(const PsOptions& options) {
   return options.sweep.checks + options.sweep.warmups + options.sweep.iterations;
 }
@@ -87,9 +95,7 @@ PsBench::PsBench(World& world, const Settings& settings, const PsOptions& option
 
 std::chrono::milliseconds PsBench::patience() const {
   // Each step is a push-pull, an all-reduce and three barriers, or two and a pull.
-  const int64_t calls = 5 * (StepsOf(options_) + 4);
-  if (settings_.op_timeout > kLongest / calls) return kLongest;
-  return settings_.op_timeout * calls;
+  return PatienceFor(5 * (StepsOf(options_) + 4), settings_.op_timeout);
 }
 
 absl::StatusOr<std::unique_ptr<PsBench>> PsBench::Create(World& world, const Settings& settings,

@@ -147,6 +147,7 @@ class CheckpointWriter::Impl {
     }
     const std::lock_guard lock(mutex_);
     progress_.written = snapshot.step;
+    ++progress_.files;
     if (snapshot.shard == 0) {
       std::erase_if(gathering_, [&](const Gathering& g) { return g.step == snapshot.step; });
       gathering_.push_back({snapshot.step, snapshot.shards, Clock::now() + options_.patience});
@@ -180,6 +181,7 @@ class CheckpointWriter::Impl {
     {
       const std::lock_guard lock(mutex_);
       progress_.complete = step.step;
+      ++progress_.manifests;
       Succeed(step.step, /*complete=*/true);
     }
     return CleanUp(step.step);

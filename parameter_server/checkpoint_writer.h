@@ -48,10 +48,12 @@ class CheckpointWriter {
   struct Progress {
     // Of the last snapshot or manifest: OK, or why it could not be written. OK before the first.
     absl::Status status;
-    int64_t written = 0;   // step of the newest shard file of this process, 0: none
-    int64_t complete = 0;  // step of the newest manifest of this process, 0: none
-    int64_t failed = 0;    // snapshots and manifests that could not be written
-    int64_t dropped = 0;   // snapshots that gave way to a newer one
+    int64_t written = 0;    // step of the newest shard file of this process
+    int64_t complete = 0;   // step of the newest manifest of this process
+    int64_t files = 0;      // shard files of this process, those of a step written anew too
+    int64_t manifests = 0;  // likewise
+    int64_t failed = 0;     // snapshots and manifests that could not be written
+    int64_t dropped = 0;    // snapshots that gave way to a newer one
   };
   Progress progress() const;
 

@@ -88,10 +88,10 @@ struct WorkerStatus {
 };
 struct ShardStatus {
   int shard = 0;
-  std::string role;   // "primary", "primary, not replicated", "replica"
-  int64_t bytes = 0;  // of parameters
-  int64_t min_clock = 0;
-  uint64_t updates = 0;  // slices applied
+  std::string role;       // "primary", "primary, not replicated", "replica"
+  int64_t bytes = 0;      // of parameters
+  int64_t min_clock = 0;  // Shard::step()
+  uint64_t updates = 0;   // slices applied
   uint64_t duplicates = 0;
   uint64_t refused = 0;
   double updates_per_second = 0;  // lately

@@ -24,8 +24,6 @@ constexpr milliseconds kKeep{250};
 constexpr size_t kSamples = 12;  // rates are over the last three seconds
 constexpr std::chrono::seconds kFlushPatience{10};
 constexpr milliseconds kCheckpointPoll{20};
-// With nothing pushed meanwhile a snapshot is of the step that is on disk already.
-constexpr std::chrono::seconds kUnchanged{1};
 
 std::string RandomRun() {
   uint64_t random = 0;
@@ -238,14 +236,20 @@ void Server::Impl::Stop(std::string_view reason) {
   Stop();
 }
 
+int64_t Server::Impl::Written(const CheckpointWriter::Progress& progress) const {
+  return options_.server == 0 ? progress.manifests : progress.files;
+}
+
+std::string Server::Impl::NewestCheckpoint(const CheckpointWriter::Progress& progress) const {
+  return fmt::format("{}/step-{:06}", options_.checkpoint,
+                     options_.server == 0 ? progress.complete : progress.written);
+}
+
 absl::StatusOr<std::string> Server::Impl::Checkpoint() {
   if (options_.checkpoint.empty()) {
     return FailedPrecondition("server {} was started without --checkpoint", options_.server);
   }
   if (!configured_) return FailedPrecondition("there is nothing to save: nobody has joined yet");
-  const auto newest = [this](const CheckpointWriter::Progress& progress) {
-    return options_.server == 0 ? progress.complete : progress.written;
-  };
   const CheckpointWriter::Progress before = checkpoints_->progress();
   for (const auto& shard : shards_) shard->TakeSnapshot();
   {
@@ -258,13 +262,8 @@ absl::StatusOr<std::string> Server::Impl::Checkpoint() {
   while (true) {
     const CheckpointWriter::Progress now = checkpoints_->progress();
     if (now.failed > before.failed) return now.status;
-    const bool unchanged = newest(now) > 0 && Clock::now() - start > kUnchanged &&
-                           std::all_of(shards_.begin(), shards_.end(), [&](const auto& shard) {
-                             return shard->Status().min_clock == newest(now);
-                           });
-    if (newest(now) > newest(before) || unchanged) {
-      return fmt::format("{}/step-{:06}", options_.checkpoint, newest(now));
-    }
+    // Counted: with nothing pushed meanwhile the step is the one that is on disk already.
+    if (Written(now) > Written(before)) return NewestCheckpoint(now);
     GW_RETURN_IF_ERROR(FirstFailure());
     std::unique_lock lock(mutex_);
     if (stopping_) return Unavailable("server {} is going down", options_.server);
@@ -283,8 +282,7 @@ std::string Server::Impl::CheckpointText() const {
   if (!configured_) return "none yet";
   const CheckpointWriter::Progress progress = checkpoints_->progress();
   if (!progress.status.ok()) return Message(progress.status);
-  const int64_t step = options_.server == 0 ? progress.complete : progress.written;
-  return step == 0 ? "none yet" : fmt::format("{}/step-{:06}", options_.checkpoint, step);
+  return Written(progress) == 0 ? "none yet" : NewestCheckpoint(progress);
 }
 
 ServerStatus Server::Impl::Status() {

@@ -65,6 +65,9 @@ class Server::Impl final : public ControlHandler {
   void Keep();
   void TakeSample();
   absl::Status FirstFailure() const;
+  // Of what is this server's to write: manifests for server 0, files of shards for the others.
+  int64_t Written(const CheckpointWriter::Progress& progress) const;
+  std::string NewestCheckpoint(const CheckpointWriter::Progress& progress) const;
   std::string CheckpointText() const;
 
   // --- server_control.cc ---

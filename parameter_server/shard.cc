@@ -100,10 +100,9 @@ absl::StatusOr<int64_t> Shard::Admit(int64_t worker, int64_t step) {
   if (!clock_.Has(worker)) {
     // A worker that is new or was away must not hold the others up.
     const auto known = known_.find(worker);
-    const int64_t least = clock_.size() > 0 ? clock_.Min() : restored_step_;
     clock_.Add(worker, promoted_ && step >= 0
                            ? step
-                           : std::max(least, known == known_.end() ? 0 : known->second));
+                           : std::max(this->step(), known == known_.end() ? 0 : known->second));
   }
   return clock_.Of(worker);
 }
@@ -113,6 +112,7 @@ void Shard::Remove(int64_t worker, const std::string& lost) {
   if (!member && !clock_.Has(worker)) return;
   if (!lost.empty()) ++counters_.workers_lost;
   known_[worker] = clock_.Of(worker);
+  reached_ = std::max(reached_, clock_.Of(worker));
   const int64_t before = clock_.Min();
   if (options_.consistency == Consistency::kBsp) {
     if (!lost.empty() && options_.on_loss == OnLoss::kFail) {
@@ -143,13 +143,11 @@ void Shard::Remove(int64_t worker, const std::string& lost) {
 
 void Shard::EndJob() {
   removed_.clear();
-  int64_t last = 0;
-  for (const auto& [number, step] : known_) last = std::max(last, step);
-  for (int number = 0; number < options_.workers; ++number) clock_.Add(number, last);
+  for (int number = 0; number < options_.workers; ++number) clock_.Add(number, reached_);
   for (SliceState& state : states_) {
     // A slice may have been updated in a step that nobody ended, which is now taken anew.
     state = {
-        .assigned = state.assigned, .copied = state.copied, .step = std::min(state.step, last)};
+        .assigned = state.assigned, .copied = state.copied, .step = std::min(state.step, reached_)};
   }
 }
 

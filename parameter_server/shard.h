@@ -65,6 +65,9 @@ class Shard {
   std::span<float> values(uint32_t slice);
   bool initialized() const { return assigned_ == slices_.size(); }
   const VectorClock& clock() const { return clock_; }
+  // The last that every worker has pushed whole; without workers, the last that any of those that
+  // left had.
+  int64_t step() const { return clock_.size() > 0 ? clock_.Min() : reached_; }
   const ShardCounters& counters() const { return counters_; }
 
   // --- Members ---
@@ -187,7 +190,7 @@ class Shard {
   bool promoted_ = false;
   absl::Status failure_;
   ShardCounters counters_;
-  int64_t restored_step_ = 0;  // of the checkpoint this shard started from; 0: none
+  int64_t reached_ = 0;        // largest step of the workers that left, or of a checkpoint
   int64_t next_snapshot_ = 0;  // step
   std::unique_ptr<ShardSnapshot> snapshot_;
   uint32_t snapshot_next_ = 0;  // slice

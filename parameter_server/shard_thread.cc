@@ -72,15 +72,14 @@ absl::Status ShardThread::Impl::Start(const LoadedPieces* restore) {
 void ShardThread::Impl::Loop() {
   pthread_setname_np(pthread_self(), fmt::format("ps-{}", name_).substr(0, 15).c_str());
   std::array<Completion, 64> completions;
-  Deadline tell = Clock::now();
   while (!stop_) {
     RunTasks();
     Serve();
     ServeSnapshot();
     Bury();
-    if (const Deadline now = Clock::now(); now >= tell) {
+    if (const Deadline now = Clock::now(); now >= tell_) {
       UpdateStatus();
-      tell = now + kIdleWait;
+      tell_ = now + kIdleWait;
     }
     const bool more = !ready_.empty() || shard_->snapshot_open();
     const absl::StatusOr<int> count = more
@@ -151,7 +150,7 @@ void ShardThread::Impl::UpdateStatus() {
   now.role = is_replica_ ? "replica" : replica_lost_ ? "primary, not replicated" : "primary";
   now.bytes = static_cast<int64_t>(parameters_.size());
   now.initialized = shard_->initialized();
-  now.min_clock = shard_->clock().Min();
+  now.min_clock = shard_->step();
   for (const auto& [worker, step] : shard_->clock().steps()) now.clocks.emplace_back(worker, step);
   now.updates = shard_->counters().slices_applied;
   now.duplicates = shard_->counters().duplicates;
@@ -258,6 +257,7 @@ void ShardThread::Impl::Remove(int64_t worker, const std::string& lost) {
   // A replica is told by its primary, until it is one itself.
   if (!is_replica_) shard_->Remove(worker, lost);
   changed_ = true;
+  tell_ = {};
 }
 
 absl::StatusOr<ConnectRequest> ShardThread::Impl::PrepareReplica(const std::string& who,
@@ -316,7 +316,7 @@ absl::Status ShardThread::Impl::Promote() {
         is_replica_ = false;
         shard_->Promote();
         replica_lost_ = true;
-        spdlog::warn("{}: the replica takes over at step {}", name_, shard_->clock().Min());
+        spdlog::warn("{}: the replica takes over at step {}", name_, shard_->step());
         UpdateStatus();
         return absl::OkStatus();
       },

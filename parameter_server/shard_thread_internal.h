@@ -139,6 +139,7 @@ class ShardThread::Impl {
   uint64_t refused_ = 0;  // requests
   bool changed_ = false;  // the shard: what was blocked may go on
   bool snapshot_wanted_ = false;
+  Deadline tell_{};  // when the status is due; at once after a worker has left
 
   std::atomic<bool> stop_{false};
   mutable std::mutex mutex_;

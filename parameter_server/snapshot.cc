@@ -7,12 +7,12 @@
 namespace gradwire::ps {
 
 bool Shard::SnapshotDue() const {
-  return next_snapshot_ > 0 && snapshot_ == nullptr && clock_.Min() >= next_snapshot_;
+  return next_snapshot_ > 0 && snapshot_ == nullptr && step() >= next_snapshot_;
 }
 
 void Shard::BeginSnapshot() {
   if (snapshot_ != nullptr) return;
-  const int64_t step = clock_.Min();
+  const int64_t step = this->step();
   snapshot_ = std::make_unique<ShardSnapshot>();
   snapshot_->step = step;
   if (const int64_t interval = options_.checkpoint_interval; interval > 0) {
@@ -101,7 +101,7 @@ absl::Status Shard::Restore(const LoadedPieces& loaded) {
   }
   // Workers of ssp and asp go on where every shard had them; who is not there yet waits for none.
   for (const WorkerClock& clock : loaded.info.clocks()) known_[clock.worker] = clock.step;
-  restored_step_ = step;
+  reached_ = step;
   if (options_.checkpoint_interval > 0) {
     next_snapshot_ = (step / options_.checkpoint_interval + 1) * options_.checkpoint_interval;
   }

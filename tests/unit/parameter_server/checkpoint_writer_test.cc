@@ -72,7 +72,20 @@ TEST_F(CheckpointWriterTest, WritesAndKeepsTheNewest) {
   const auto progress = writer->progress();
   EXPECT_EQ(progress.written, 50);
   EXPECT_EQ(progress.complete, 50);
+  EXPECT_EQ(progress.files, 10);
+  EXPECT_EQ(progress.manifests, 5);
   EXPECT_EQ(progress.failed, 0);
+}
+
+TEST_F(CheckpointWriterTest, CountsAStepThatIsWrittenAnew) {
+  auto writer = Start({.run = "r"});
+  for (int64_t round = 1; round <= 2; ++round) {
+    writer->Save(SnapshotOf(0, 0, 1));
+    ASSERT_TRUE(Flush(*writer).ok());
+    EXPECT_EQ(Newest(), 0);
+    EXPECT_EQ(writer->progress().files, round);
+    EXPECT_EQ(writer->progress().manifests, round);
+  }
 }
 
 // Three processes with a shard each, as threads with a writer each; every one in its own order and

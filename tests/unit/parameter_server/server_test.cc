@@ -11,6 +11,7 @@
 #include <numeric>
 #include <thread>
 
+#include "parameter_server/checkpoint.h"
 #include "parameter_server/sessions.h"
 #include "parameter_server/worker.h"
 #include "tests/unit/training/temporary_folder.h"
@@ -348,6 +349,44 @@ TEST(ServerTest, GoesOnFromItsCheckpointWithMoreServers) {
   ASSERT_TRUE(worker.ok()) << worker.status();
   ASSERT_TRUE((*worker)->Pull().ok());
   for (const float value : (*worker)->parameters()) ASSERT_EQ(value, 3.0f);
+}
+
+TEST(ServerTest, WritesACheckpointAlsoOnceItsWorkersHaveLeft) {
+  for (const Consistency consistency : {Consistency::kBsp, Consistency::kSsp, Consistency::kAsp}) {
+    training::TemporaryFolder folder;
+    ServerOptions options = TestOptions(consistency);
+    options.checkpoint = folder.path();
+    const auto server = StartServer(options);
+    const auto client = ControlClient::Open(AddressOf(*server), TestSettings(),
+                                            std::chrono::steady_clock::now() + seconds(5));
+    ASSERT_TRUE(client.ok()) << client.status();
+    {
+      auto worker = JoinAs(*server, 0);
+      ASSERT_TRUE(worker.ok()) << worker.status();
+      const std::vector<float> values(static_cast<size_t>(TestLayout().elements()), 5.0f);
+      ASSERT_TRUE((*worker)->Initialize(values).ok());
+      // Before the first step there is one to write too.
+      const auto first = (*client)->Checkpoint();
+      ASSERT_TRUE(first.ok()) << first.status();
+      EXPECT_THAT(*first, HasSubstr("step-000000"));
+      EXPECT_EQ(server->Status().checkpoint, *first);
+      for (int step = 0; step < 3; ++step) ASSERT_TRUE((*worker)->PushPull().ok());
+      EXPECT_TRUE((*worker)->Leave().ok());
+    }
+    EXPECT_TRUE(Eventually([&] {
+      const ShardStatus shard = server->Status().shards[0];
+      return shard.links == 0 && shard.min_clock == 3;
+    }));
+    // Again with nothing pushed meanwhile.
+    for (int round = 0; round < 2; ++round) {
+      const auto written = (*client)->Checkpoint();
+      ASSERT_TRUE(written.ok()) << written.status();
+      EXPECT_THAT(*written, HasSubstr("step-000003"));
+      const auto info = ReadCheckpoint(folder.path());
+      ASSERT_TRUE(info.ok()) << info.status();
+      EXPECT_EQ(info->step, 3);
+    }
+  }
 }
 
 TEST(ServerTest, RefusesABadCheckpoint) {

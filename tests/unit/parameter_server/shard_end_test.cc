@@ -65,5 +65,33 @@ TEST(ShardEndTest, BspDropsAPieceThatLacksSlicesWhenTheJobEnds) {
   EXPECT_EQ(job.parameters, reference.parameters);
 }
 
+TEST(ShardEndTest, KeepsTheStepWhenAllHaveLeft) {
+  for (const ShardOptions& options : {Bsp(2, OnLoss::kShrink), Ssp(9), Asp()}) {
+    const bool bsp = options.consistency == Consistency::kBsp;
+    Job job(options), replica(options);
+    job.shard->set_observer([&](const Request& change, std::span<const float> values) {
+      replica.Repeat(change, values);
+    });
+    job.Assign(0);
+    EXPECT_EQ(job.shard->step(), 0);
+    for (int w = 0; w < 2; ++w) ASSERT_TRUE(job.shard->Admit(w).ok());
+    for (int64_t step = 1; step <= 3; ++step) {
+      for (int w = 0; w < 2; ++w) {
+        if (bsp || w == 0 || step == 1) {
+          ASSERT_EQ(job.PushAll(w, step, 1), Shard::Taken::kTaken);
+        }
+      }
+    }
+    EXPECT_EQ(job.shard->step(), bsp ? 3 : 1);
+    for (int w = 0; w < 2; ++w) job.shard->Remove(w, "");
+    EXPECT_EQ(job.shard->step(), 3);
+    EXPECT_EQ(replica.shard->step(), 3);
+    // Whoever comes next goes on from there.
+    EXPECT_EQ(*job.shard->Admit(1), 3);
+    EXPECT_EQ(*job.shard->Admit(bsp ? 0 : 7), 3);
+    EXPECT_EQ(job.shard->step(), 3);
+  }
+}
+
 }  // namespace
 }  // namespace gradwire::ps

@@ -37,6 +37,23 @@ TEST_P(ShardThreadTest, PushesAndPulls) {
   }
 }
 
+TEST_P(ShardThreadTest, TellsTheLastStepOfAWorkerThatHasLeft) {
+  for (const ShardOptions& options :
+       {ShardOptions{.consistency = Consistency::kAsp},
+        ShardOptions{.consistency = Consistency::kBsp, .workers = 1}}) {
+    const auto shard = Start(options);
+    TestWorker worker(GetParam(), 0, placement_);
+    ASSERT_TRUE(worker.Connect(*shard).ok());
+    ASSERT_TRUE(Assign(worker, 1).ok());
+    for (int64_t step = 1; step <= 3; ++step) ASSERT_TRUE(worker.Do(Op::kPush, step).ok());
+    shard->Drop(0, "");
+    // The shard's thread carries the second of these out after it has told what the first saw.
+    for (int i = 0; i < 2; ++i) EXPECT_FALSE(shard->AttachReplica({}, Soon()).ok());
+    EXPECT_EQ(shard->Status().min_clock, 3);
+    EXPECT_EQ(shard->Status().links, 0);
+  }
+}
+
 TEST_P(ShardThreadTest, BspWaitsForEveryWorkerAndSaysForWhom) {
   const auto shard = Start({.consistency = Consistency::kBsp, .workers = 2});
   TestWorker first(GetParam(), 0, placement_), second(GetParam(), 1, placement_);

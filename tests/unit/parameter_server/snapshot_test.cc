@@ -93,6 +93,23 @@ TEST(SnapshotTest, CountsTheMostUpdatesOfItsSlices) {
   EXPECT_EQ(Saved(job).info.updates, 2);
 }
 
+TEST(SnapshotTest, OfAJobThatHasEndedIsOfItsLastStep) {
+  for (const ShardOptions& options : {Bsp(1), Ssp(1), Asp()}) {
+    Job job(options), other(options);
+    job.Assign(1);
+    ASSERT_TRUE(job.shard->Admit(0).ok());
+    for (int64_t step = 1; step <= 5; ++step) {
+      ASSERT_EQ(job.PushAll(0, step, 1), Shard::Taken::kTaken);
+    }
+    job.shard->Remove(0, "");
+    const LoadedPieces loaded = Saved(job);
+    EXPECT_EQ(loaded.info.step, 5);
+    ASSERT_TRUE(other.shard->Restore(loaded).ok());
+    EXPECT_EQ(other.shard->step(), 5);
+    EXPECT_EQ(*other.shard->Admit(0), 5);
+  }
+}
+
 // A checkpoint that does not say how many updates there were is taken to have had one a step.
 TEST(SnapshotTest, CountsStepsWhereUpdatesAreNotKnown) {
   Job bsp(Bsp(1), "adam", 0.1), asp(Asp(), "adam", 0.1);
