@@ -1,7 +1,28 @@
 #!/bin/sh
 # From a fresh checkout to a trained model: installs what is missing, builds, and trains a digit
-# classifier on four local ranks. Asks nothing. Arguments go to `gradwire demo` (see its --help).
+# classifier on four local ranks. Asks nothing. Arguments go to `gradwire demo`.
 set -eu
+
+usage() {
+  cat <<'HELP'
+usage: examples/demo.sh [FLAG of gradwire demo]...
+From a fresh checkout to a trained model: installs the packages that are missing
+(with sudo when not root), builds, and trains a digit classifier on local ranks.
+Flags go to `gradwire demo`, among them:
+  --ranks N          local ranks, 1..64 [4]
+  --model mlp|cnn    [mlp]
+  --epochs N         passes over the training set [30]
+  --data digits|DIR  built-in digits, or a folder with MNIST [digits]
+  --transport NAME   auto|rdma|tcp, and all other settings
+`gradwire demo --help`, once it is built, lists all; it refuses others with exit
+code 2.
+HELP
+}
+for argument; do
+  case $argument in
+    -h | --help) usage; exit 0 ;;
+  esac
+done
 top=$(CDPATH='' cd -- "$(dirname -- "$0")/.." && pwd)
 log=$top/build/demo-build.log
 

