@@ -6,6 +6,8 @@
 #include <algorithm>
 #include <cstdio>
 
+#include "transport/urxe/settings.h"
+
 namespace gradwire::cli {
 namespace {
 
@@ -48,6 +50,11 @@ void AddSettings(CLI::App& command, Settings& settings) {
   command.parse_complete_callback([&settings, environment] {
     absl::Status status = *environment;
     if (status.ok()) status = Validate(settings);
+    // urxe itself would offer no device then, and the data move over TCP.
+    if (const char* problem = urxe_settings_problem();
+        status.ok() && settings.transport != "tcp" && problem != nullptr) {
+      status = InvalidArgument("{}", problem);
+    }
     if (!status.ok()) throw CLI::ValidationError(Message(status));
   });
 }

@@ -8,6 +8,7 @@
 #include "cli/doctor_command.h"
 #include "transport/rdma/interface.h"
 #include "transport/status.h"
+#include "transport/urxe/settings.h"
 
 namespace gradwire::cli {
 
@@ -39,6 +40,8 @@ struct ProbeOptions {
   CommandRunner run = RunCommand;
   // The ports as programs see them, through libibverbs.
   std::function<absl::StatusOr<std::vector<rdma::Port>>()> list_ports = rdma::ListPorts;
+  // What is wrong with URXE_* variables, or null.
+  std::function<const char*()> urxe_problem = urxe_settings_problem;
   // Whether processes of this user may copy into each other's memory: 0 or errno.
   std::function<int()> try_copy = TryCopyBetweenProcesses;
 };

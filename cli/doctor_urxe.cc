@@ -150,6 +150,9 @@ int TryCopyBetweenProcesses() {
 }
 
 Findings ProbeUrxe(const ProbeOptions& options) {
+  if (const char* problem = options.urxe_problem(); problem != nullptr) {
+    return {{"urxe settings", Verdict::kProblem, problem, "correct or unset the variable"}};
+  }
   const auto ports = options.list_ports();
   if (!ports.ok()) return {{"urxe", Verdict::kNote, Message(ports.status()), ""}};
   Findings findings;
@@ -160,7 +163,7 @@ Findings ProbeUrxe(const ProbeOptions& options) {
   }
   if (findings.empty()) {
     return {{"urxe", Verdict::kNote, "lists no device",
-             "give an interface an address and bring it up; URXE_* variables must be well-formed"}};
+             "give an interface an address and bring it up"}};
   }
   findings.push_back(ProbeSameHostPath(options));
   findings.push_back(ProbeReceiveBuffer(options));

@@ -1,8 +1,10 @@
 #include "transport/urxe/settings.h"
 
+#include <net/if.h>
 #include <unistd.h>
 
 #include <cstdio>
+#include <sstream>
 #include <string_view>
 
 #include "transport/urxe/wire/faults.h"
@@ -99,3 +101,16 @@ const LoadedSettings& ProcessSettings() {
 }
 
 }  // namespace urxe
+
+extern "C" const char* urxe_settings_problem(void) {
+  static std::string& problem = *new std::string;
+  urxe::Settings settings;
+  problem = urxe::ParseSettings(environ, settings);
+  std::istringstream interfaces(settings.interfaces);
+  for (std::string name; problem.empty() && std::getline(interfaces, name, ',');) {
+    if (if_nametoindex(name.c_str()) != 0) continue;
+    problem = "URXE_INTERFACES=" + settings.interfaces + ": '" + name +
+              "' is no interface of this network namespace; `ip link` lists them";
+  }
+  return problem.empty() ? nullptr : problem.c_str();
+}

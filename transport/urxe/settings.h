@@ -48,3 +48,8 @@ const LoadedSettings& ProcessSettings();
 std::string ParseSettings(const char* const* environment, Settings& settings);
 
 }  // namespace urxe
+
+// For programs: what is wrong with the URXE_* variables of this process, interfaces that are not
+// there included, in such a line; NULL when all is well. Says nothing on stderr. One thread at a
+// time; the text lasts until the next call.
+extern "C" const char* urxe_settings_problem(void);

@@ -28,6 +28,14 @@ class UrxeTest : public DoctorTest {
   }
 };
 
+TEST_F(UrxeTest, AMalformedVariableIsAProblem) {
+  options_.urxe_problem = [] { return "URXE_FAULTS=drop=2: must have a rate"; };
+  const Findings findings = ProbeUrxe(options_);
+  ASSERT_EQ(findings.size(), 1u);
+  EXPECT_EQ(findings[0].verdict, Verdict::kProblem);
+  EXPECT_THAT(findings[0].detail, HasSubstr("URXE_FAULTS=drop=2"));
+}
+
 TEST_F(UrxeTest, AGoodDeviceIsDescribed) {
   const Findings findings = ProbeUrxe(options_);
   EXPECT_EQ(findings.size(), 4u);
@@ -41,7 +49,7 @@ TEST_F(UrxeTest, AGoodDeviceIsDescribed) {
 
 TEST_F(UrxeTest, OnlyAKernelsDeviceIsNoneOfItsOwn) {
   seen_[0].user_space = false;
-  EXPECT_THAT(FindingAbout(ProbeUrxe(options_), "urxe").remedy, HasSubstr("URXE_*"));
+  EXPECT_THAT(FindingAbout(ProbeUrxe(options_), "urxe").remedy, HasSubstr("bring it up"));
 }
 
 TEST_F(UrxeTest, APortThatIsDownIsNoted) {
