@@ -31,21 +31,27 @@ void Progress::Update(std::string_view label, double done, std::string_view deta
   if (columns_ == 0 || Clock::now() < next_draw_) return;
   next_draw_ = Clock::now() + kRedraw;
   // The last column stays free: some terminals wrap as soon as it is written.
-  fmt::print(stream_, "\r{}", DrawBar(label, done, detail, columns_ - 1));
+  Write(fmt::format("\r{}", DrawBar(label, done, detail, columns_ - 1)));
   std::fflush(stream_);
   drawn_ = true;
 }
 
 void Progress::Line(std::string_view text) {
   Clear();
-  fmt::print(stream_, "{}\n", text);
+  Write(fmt::format("{}\n", text));
   std::fflush(stream_);
 }
 
+void Progress::Write(const std::string& text) { std::fwrite(text.data(), 1, text.size(), stream_); }
+
 void Progress::Clear() {
   if (!drawn_) return;
-  fmt::print(stream_, "\r{:{}}\r", "", columns_ - 1);
+  Write(fmt::format("\r{:{}}\r", "", columns_ - 1));
   drawn_ = false;
+}
+
+std::string Count(int64_t count, std::string_view what) {
+  return fmt::format("{} {}{}", count, what, count == 1 ? "" : "s");
 }
 
 std::string DrawBar(std::string_view label, double done, std::string_view detail, int columns) {

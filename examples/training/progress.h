@@ -2,6 +2,7 @@
 // and a curve at its end.
 #pragma once
 
+#include <cstdint>
 #include <cstdio>
 #include <span>
 #include <string>
@@ -24,12 +25,17 @@ class Progress {
 
  private:
   void Clear();
+  // Does not throw; the program looks at its end whether all was written.
+  void Write(const std::string& text);
 
   std::FILE* stream_;
   int columns_ = 0;  // of the terminal, at most 80; 0: none
   bool drawn_ = false;
   Deadline next_draw_;
 };
+
+// "1 epoch", "2 epochs".
+std::string Count(int64_t count, std::string_view what);
 
 // "label [#####.....]  50% detail" of exactly `columns`, the detail cut when it does not fit.
 std::string DrawBar(std::string_view label, double done, std::string_view detail, int columns);

@@ -27,10 +27,6 @@ std::string HostPort(const std::string& address, int port) {
   return ipv6 ? fmt::format("[{}]:{}", address, port) : fmt::format("{}:{}", address, port);
 }
 
-std::string Count(int64_t count, std::string_view what) {
-  return fmt::format("{} {}{}", count, what, count == 1 ? "" : "s");
-}
-
 // The addresses of the job's servers, by index; every rank calls it. Whoever brings no address is a
 // worker.
 absl::StatusOr<std::vector<std::string>> ShareAddresses(World& world, std::string own,
@@ -231,8 +227,9 @@ absl::StatusOr<TrainingSummary> RunWorker(World& world, const TrainingOptions& o
   if (!leader) return summary;
   GW_RETURN_IF_ERROR(report->Finish(summary));
   if (options.target_accuracy && summary.test_accuracy < *options.target_accuracy) {
-    return FailedPrecondition("test accuracy {:.4f} after {} epochs is below --target-accuracy {}",
-                              summary.test_accuracy, summary.epochs, *options.target_accuracy);
+    return FailedPrecondition("test accuracy {:.4f} after {} is below --target-accuracy {}",
+                              summary.test_accuracy, Count(summary.epochs, "epoch"),
+                              *options.target_accuracy);
   }
   return summary;
 }

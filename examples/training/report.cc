@@ -84,7 +84,9 @@ std::string TrainingSummary::ToJson() const {
 absl::StatusOr<std::unique_ptr<Report>> Report::Open(const TrainingOptions& options) {
   std::unique_ptr<Report> report(new Report);
   if (!options.summary.empty()) {
-    GW_ASSIGN_OR_RETURN(report->summary_, AtomicFile::Create(options.summary));
+    absl::StatusOr<AtomicFile> file = AtomicFile::Create(options.summary);
+    if (!file.ok()) return InvalidArgument("--summary {}", Message(file.status()));
+    report->summary_ = *std::move(file);
   }
   if (!options.metrics.empty()) {
     report->metrics_path_ = options.metrics;
@@ -92,8 +94,8 @@ absl::StatusOr<std::unique_ptr<Report>> Report::Open(const TrainingOptions& opti
     report->metrics_.open(options.metrics,
                           options.resume.empty() ? std::ios::trunc : std::ios::app);
     if (!report->metrics_) {
-      return FailedPrecondition("--metrics {}: cannot write here: {}", options.metrics,
-                                std::generic_category().message(errno));
+      return InvalidArgument("--metrics {}: cannot write here: {}", options.metrics,
+                             std::generic_category().message(errno));
     }
   }
   return report;

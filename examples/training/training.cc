@@ -10,6 +10,7 @@
 #include "examples/training/checksum.h"
 #include "examples/training/dataset.h"
 #include "examples/training/report.h"
+#include "transport/file_io.h"
 
 namespace gradwire::training {
 
@@ -48,9 +49,13 @@ absl::StatusOr<TrainingSummary> RunTraining(Communicator& communicator,
       std::error_code error;
       std::filesystem::create_directories(options.checkpoint, error);
       if (error) {
-        return FailedPrecondition("--checkpoint {}: cannot make the folder: {}", options.checkpoint,
-                                  error.message());
+        return InvalidArgument("--checkpoint {}: cannot make the folder: {}", options.checkpoint,
+                               error.message());
       }
+      // Now rather than after the first epoch.
+      const auto tried =
+          AtomicFile::Create(std::filesystem::path(options.checkpoint) / "step").status();
+      if (!tried.ok()) return InvalidArgument("--checkpoint {}", Message(tried));
     }
   }
 
@@ -104,8 +109,8 @@ absl::StatusOr<TrainingSummary> RunTraining(Communicator& communicator,
                              model->description(), parameter_count, dataset.name,
                              dataset.train.size(), dataset.test.size()));
     report->Line(fmt::format(
-        "{} rank{}, global batch {}, {}, lr {}{}{}", communicator.size(),
-        communicator.size() == 1 ? "" : "s", options.batch, rule.name, *rule.learning_rate,
+        "{}, global batch {}, {}, lr {}{}{}", Count(communicator.size(), "rank"), options.batch,
+        rule.name, *rule.learning_rate,
         rule.schedule == ps::Schedule() ? "" : fmt::format(" {}", rule.schedule.ToString()),
         position.epoch == 0 ? "" : fmt::format("; resumed after epoch {}", position.epoch)));
   }
@@ -158,8 +163,9 @@ absl::StatusOr<TrainingSummary> RunTraining(Communicator& communicator,
   summary.parameters_checksum = Hex(ParametersChecksum(*model));
   if (leader) GW_RETURN_IF_ERROR(report->Finish(summary));
   if (options.target_accuracy && !reached) {
-    return FailedPrecondition("test accuracy {:.4f} after {} epochs is below --target-accuracy {}",
-                              summary.test_accuracy, summary.epochs, *options.target_accuracy);
+    return FailedPrecondition("test accuracy {:.4f} after {} is below --target-accuracy {}",
+                              summary.test_accuracy, Count(summary.epochs, "epoch"),
+                              *options.target_accuracy);
   }
   return summary;
 }

@@ -155,8 +155,12 @@ class TrainingTest(ProcessTest):
                 (r"--epochs", ("--epochs", "many"), 2),
                 (r"--resume needs", ("--resume",), 2),
                 (r"no step-N\.safetensors to resume from", ("--resume", folder), 2),
-                (r"/no/such/s: cannot write here", ("--summary", "/no/such/s"), 1),
-                (r"--metrics /no/such/m: cannot write", ("--metrics", "/no/such/m"), 1)):
+                (r"/no/such/s: cannot write here", ("--summary", "/no/such/s"), 2),
+                (r"--metrics /no/such/m: cannot write", ("--metrics", "/no/such/m"), 2),
+                (r"--checkpoint /proc/x: cannot make the folder", ("--checkpoint", "/proc/x"), 2),
+                (r"--checkpoint /proc/step: cannot write", ("--checkpoint", "/proc"), 2),
+                (r"--seed: -1 is outside 0\.\.", ("--seed", -1), 2),
+                (r"--device 'mlx5_0'", ("--device", "mlx5_0"), 2)):
             self.assertOneLine(self.gradwire("train", *arguments), pattern, code)
         path = os.path.join(folder, "train-images-idx3-ubyte")
         with open(path, "wb") as file:
@@ -165,6 +169,24 @@ class TrainingTest(ProcessTest):
             file.write(struct.pack(">II", 0x801, 2) + b"\1\2")
         self.assertOneLine(self.gradwire("train", "--data", folder),
                            re.escape(path) + r": ends early at offset 21", 1)
+
+    def test_alone_nothing_is_hidden_as_nothing_is_sent(self):
+        path = os.path.join(self.folder(), "summary.json")
+        result = self.gradwire("train", "--epochs", 1, "--summary", path)
+        self.assertCode(result, 0)
+        self.assertIn("0.00 s comm (0% hidden)", result.out)
+        with open(path) as file:
+            self.assertEqual(json.load(file)["overlap_ratio"], 0)
+
+    def test_demo_of_one(self):
+        result = self.gradwire("demo", "--ranks", 1, "--epochs", 1)
+        self.assertCode(result, 0)
+        self.assertIn("with 1 local rank\n", result.out)
+        self.assertNotIn("Training loss", result.out)  # one point is no curve
+        for arguments, pattern in ((("--data", "/no/such"), "--data /no/such: no such folder"),
+                                   (("--device", "mlx5_0"), "--device 'mlx5_0'"),
+                                   (("--epochs", "x"), "--epochs: 'x' is not a whole number")):
+            self.assertOneLine(self.gradwire("demo", *arguments), pattern)
 
     def test_demo_tells_what_it_cost(self):
         result = self.gradwire("demo", "--ranks", 2, "--epochs", 3, timeout=60)
