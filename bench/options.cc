@@ -158,9 +158,12 @@ void AddSweepFlags(CLI::App& command, Options& options) {
 
 void AddFlags(CLI::App& command, const CollectiveInfo& collective, Options& options) {
   AddSweepFlags(command, options);
-  command.add_option("-J,--output_file,--json", options.report_file,
-                     "writes the numbers as JSON too; an existing file is kept and the name gets a "
-                     "number");
+  command
+      .add_option(
+          "-J,--output_file,--json", options.report_file,
+          "writes the numbers as JSON to FILE too, - for stdout alone; an existing file is kept "
+          "and the name gets a number")
+      ->option_text("FILE");
   AddNumber(command, "-N,--run_cycles", options.cycles, 0, kMaxCalls,
             "repetitions of the whole sweep; 0: until stopped");
   AddNumber(command, "-c,--check", options.checks, 0, kMaxCalls,

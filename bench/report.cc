@@ -2,10 +2,13 @@
 
 #include <fcntl.h>
 #include <fmt/format.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
+#include <cstdio>
 #include <ctime>
+#include <utility>
 
 #include "bench/resources.h"
 
@@ -15,7 +18,7 @@ namespace {
 using Json = nlohmann::ordered_json;
 
 constexpr int kReportVersion = 1;
-constexpr int kMaxNames = 10'000;  // of the same report
+constexpr int kMaxNames = 10'000;  // of the same file
 
 std::string LocalTime() {
   const std::time_t now = std::time(nullptr);
@@ -104,28 +107,72 @@ Json ToJson(const Summary& microseconds) {
           {"stdev_us", microseconds.stdev}, {"cv_pct", microseconds.cv_pct}};
 }
 
-absl::StatusOr<Report> Report::Create(const std::string& path) {
-  Report report;
-  report.path_ = path;
-  for (int number = 0; number <= kMaxNames; ++number) {
-    const int fd = open(report.path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
-    if (fd >= 0) {
-      report.file_.reset(fdopen(fd, "w"));
-      if (report.file_ != nullptr) return report;
-      const int error = errno;
-      close(fd);
-      return ErrnoError(error, "cannot write the report {}", report.path_);
-    }
-    if (errno != EEXIST) {
-      return InvalidArgument(
-          "cannot create the report {} ({}); give -J a path in a folder that "
-          "can be written",
-          report.path_, std::generic_category().message(errno));
-    }
-    report.path_ = fmt::format("{}.{}", path, number);
+absl::StatusOr<JsonOutput> JsonOutput::Create(const std::string& path) {
+  const auto refuse = [](const std::string& file, int error) {
+    return InvalidArgument(
+        "--json {}: cannot write here: {}; name a file in a folder that can be written", file,
+        std::generic_category().message(error));
+  };
+  JsonOutput output;
+  // Another way to say it, also where standard output is a file.
+  output.path_ = path == "/dev/stdout" ? "-" : path;
+  if (!output.wanted() || output.is_standard_output()) return output;
+  struct stat facts {};
+  if (stat(path.c_str(), &facts) == 0 && !S_ISREG(facts.st_mode)) {
+    if (S_ISDIR(facts.st_mode)) return refuse(path, EISDIR);
+    if (access(path.c_str(), W_OK) != 0) return refuse(path, errno);
+    return output;
   }
-  return InvalidArgument("{} and {} numbered reports beside it exist; remove some", path,
+  for (int number = 0; number <= kMaxNames; ++number) {
+    output.fd_ = open(output.path_.c_str(), O_WRONLY | O_CREAT | O_EXCL | O_CLOEXEC, 0644);
+    if (output.fd_ >= 0) return output;
+    if (errno != EEXIST) return refuse(output.path_, errno);
+    output.path_ = fmt::format("{}.{}", path, number);
+  }
+  return InvalidArgument("--json {}: it and {} numbered files beside it exist; remove some", path,
                          kMaxNames);
+}
+
+JsonOutput::JsonOutput(JsonOutput&& other) noexcept { *this = std::move(other); }
+
+JsonOutput& JsonOutput::operator=(JsonOutput&& other) noexcept {
+  std::swap(path_, other.path_);
+  std::swap(fd_, other.fd_);
+  std::swap(written_, other.written_);
+  return *this;
+}
+
+JsonOutput::~JsonOutput() {
+  if (fd_ < 0) return;
+  close(fd_);
+  if (!written_) unlink(path_.c_str());
+}
+
+absl::Status JsonOutput::WriteText(std::string_view text) {
+  if (!wanted()) return absl::OkStatus();
+  if (is_standard_output()) {
+    const bool whole = std::fwrite(text.data(), 1, text.size(), stdout) == text.size();
+    if (std::fflush(stdout) == 0 && whole) return absl::OkStatus();
+    return ErrnoError(errno, "cannot write JSON to standard output");
+  }
+  // A pipe is opened now: its reader may not have come before.
+  const int fd = fd_ >= 0 ? fd_ : open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+  bool good = fd >= 0 && (fd_ < 0 || (ftruncate(fd, 0) == 0 && lseek(fd, 0, SEEK_SET) == 0));
+  while (good && !text.empty()) {
+    const ssize_t count = write(fd, text.data(), text.size());
+    if (count < 0 && errno == EINTR) continue;
+    good = count > 0;
+    if (good) text.remove_prefix(static_cast<size_t>(count));
+  }
+  const int error = errno;
+  if (fd >= 0 && fd != fd_) close(fd);
+  written_ = true;
+  return good ? absl::OkStatus() : ErrnoError(error, "cannot write {}", path_);
+}
+
+absl::Status JsonOutput::Write(const Json& json) {
+  // Text that is no UTF-8 (a host name, an argument) must not cost the report.
+  return WriteText(json.dump(2, ' ', false, Json::error_handler_t::replace) + "\n");
 }
 
 void Report::Begin(const std::vector<std::string>& arguments, const CollectiveInfo& collective,
@@ -176,13 +223,7 @@ void Report::AddError(const std::string& message) { json_["errors"].push_back(me
 absl::Status Report::Write() {
   if (!json_.contains("errors")) json_["errors"] = Json::array();
   json_["end_time"] = LocalTime();
-  // Text that is no UTF-8 (a host name, an argument) must not cost the report.
-  const std::string text = json_.dump(2, ' ', false, Json::error_handler_t::replace) + "\n";
-  std::FILE* file = file_.get();
-  const bool written = std::fwrite(text.data(), 1, text.size(), file) == text.size();
-  const bool closed = std::fclose(file_.release()) == 0;
-  if (written && closed) return absl::OkStatus();
-  return ErrnoError(errno, "cannot write the report {}", path_);
+  return output_.Write(json_);
 }
 
 }  // namespace gradwire::bench

@@ -2,10 +2,9 @@
 #pragma once
 
 #include <chrono>
-#include <cstdio>
-#include <memory>
 #include <nlohmann/json.hpp>
 #include <string>
+#include <string_view>
 #include <utility>
 #include <vector>
 
@@ -38,14 +37,37 @@ nlohmann::ordered_json ToJson(const Cost& cost);
 // Keys min_us, ..., p99_us, stdev_us, cv_pct.
 nlohmann::ordered_json ToJson(const Summary& microseconds);
 
+// Where -J and --json write: a file, of which nothing is left unless it was written. One that
+// exists is kept, and ours is called FILE.0, FILE.1, ... A device or a pipe is written as it is,
+// "-" is standard output, and an empty path nothing at all.
+class JsonOutput {
+ public:
+  // Before the work, so that a bad path costs nobody's time: InvalidArgument names it.
+  static absl::StatusOr<JsonOutput> Create(const std::string& path);
+  JsonOutput() = default;
+  JsonOutput(JsonOutput&& other) noexcept;
+  JsonOutput& operator=(JsonOutput&& other) noexcept;
+  ~JsonOutput();
+
+  bool wanted() const { return !path_.empty(); }
+  bool is_standard_output() const { return path_ == "-"; }
+  const std::string& path() const { return path_; }  // under which it is found
+  // The text, and with a second call that one instead.
+  absl::Status WriteText(std::string_view text);
+  absl::Status Write(const nlohmann::ordered_json& json);
+
+ private:
+  std::string path_;
+  int fd_ = -1;  // of a regular file
+  bool written_ = false;
+};
+
 // Filled while the benchmark runs and written at its end, on rank 0.
 class Report {
  public:
-  // Creates `path`, or path.0, path.1, ... when that exists: a file is never overwritten. The error
-  // names the path and the reason.
-  static absl::StatusOr<Report> Create(const std::string& path);
+  explicit Report(JsonOutput output) : output_(std::move(output)) {}
 
-  const std::string& path() const { return path_; }
+  const JsonOutput& output() const { return output_; }
 
   // What runs where, and how often what is called.
   void Begin(const std::vector<std::string>& arguments, const CollectiveInfo& collective,
@@ -55,17 +77,12 @@ class Report {
   void End(const Options& options, const Totals& totals);
   void AddError(const std::string& message);
 
-  // Writes the file and closes it. To be called once.
   absl::Status Write();
 
   const nlohmann::ordered_json& json() const { return json_; }
 
  private:
-  struct Close {
-    void operator()(std::FILE* file) const { std::fclose(file); }
-  };
-  std::string path_;
-  std::unique_ptr<std::FILE, Close> file_;
+  JsonOutput output_;
   nlohmann::ordered_json json_;
 };
 

@@ -16,6 +16,9 @@
 #include "analysis/report/text.h"
 #include "analysis/report/trace.h"
 #include "cli/command.h"
+#include "cli/report.h"
+#include "cli/standard_output.h"
+#include "cli/usage.h"
 
 namespace gradwire::cli {
 namespace {
@@ -54,6 +57,15 @@ absl::Status Write(const analysis::Report& report, const std::filesystem::path& 
 }
 
 int AnalyzeCommand::Run() {
+  absl::StatusOr<bench::JsonOutput> dumped = OpenJson(json);
+  if (!dumped.ok()) return ReportError(dumped.status());
+  const std::filesystem::path folder = out.empty() ? folders.front() : out;
+  std::error_code error;
+  // Recordings that are missing are told of below.
+  if (!dumped->is_standard_output() && (!out.empty() || std::filesystem::exists(folder, error))) {
+    const absl::Status writable = MakeOutputFolder(folder);
+    if (!writable.ok()) return ReportError(writable);
+  }
   analysis::Report report;
   report.title = "Where the time went";
   for (const std::string& folder : folders) {
@@ -78,23 +90,21 @@ int AnalyzeCommand::Run() {
     report.summary += fmt::format("{}{}: {}", report.summary.empty() ? "" : " ", run.name,
                                   run.findings.front().sentence);
   }
-  if (json == "-") {
-    const std::string text = analysis::Dump(analysis::Json(report)) + "\n";
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    return kDone;
+  if (dumped->is_standard_output()) {
+    const absl::Status written = dumped->WriteText(analysis::Dump(report) + "\n");
+    return written.ok() ? kDone : ReportError(written);
   }
   const bool terminal = isatty(STDOUT_FILENO) != 0;
   for (const analysis::Run& run : report.runs) {
-    std::fputs(analysis::FormatRun(run, {.colored = terminal}).c_str(), stdout);
+    PrintNow(analysis::FormatRun(run, {.colored = terminal}));
   }
-  const std::filesystem::path folder = out.empty() ? folders.front() : out;
   const absl::Status written = Write(report, folder);
   if (!written.ok()) return ReportError(written);
-  if (!json.empty()) {
-    const absl::Status dumped = analysis::WriteJson(report, json);
-    if (!dumped.ok()) return ReportError(dumped);
+  if (dumped->wanted()) {
+    const absl::Status also = dumped->WriteText(analysis::Dump(report) + "\n");
+    if (!also.ok()) return ReportError(also);
   }
-  fmt::print("Wrote {}\n", (folder / "report.html").string());
+  PrintText("Wrote {}\n", (folder / "report.html").string());
   return kDone;
 }
 
@@ -113,6 +123,7 @@ void AddAnalyze(CLI::App& root, Action& action) {
   app->add_flag("--barriers", command->options.barriers,
                 "also analyses collectives that move no data");
   app->add_option("--flows", command->options.flows, "most arrows in the timeline")
+      ->check(Unsigned())
       ->capture_default_str();
   app->callback([&action, command] { action = [command] { return command->Run(); }; });
 }

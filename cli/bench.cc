@@ -14,6 +14,7 @@
 #include "bench/samples.h"
 #include "bench/table.h"
 #include "cli/bench_common.h"
+#include "cli/report.h"
 
 namespace gradwire::cli {
 namespace {
@@ -118,14 +119,19 @@ int RunBench(BenchRequest& request) {
   const int64_t ranks = alone ? std::max<int64_t>(request.options.ranks, 1) : place->world_size;
   const absl::Status valid = bench::Validate(request.options, static_cast<int>(ranks));
   if (!valid.ok()) return ReportError(valid, alone ? -1 : place->rank);
-  if (alone && ranks > 1) return RunCommandLocally(static_cast<int>(ranks));
+  if (alone && ranks > 1) {
+    // As with --root: before ranks are started, of which the first to notice would end the others.
+    const absl::Status writable = bench::JsonOutput::Create(request.options.report_file).status();
+    return writable.ok() ? RunCommandLocally(request.settings, static_cast<int>(ranks))
+                         : ReportError(writable);
+  }
 
   // Before the others are met, so that a bad path costs nobody's time.
   std::optional<bench::Report> report;
   if (place->rank == 0 && !request.options.report_file.empty()) {
-    absl::StatusOr<bench::Report> created = bench::Report::Create(request.options.report_file);
-    if (!created.ok()) return ReportError(created.status());
-    report = *std::move(created);
+    absl::StatusOr<bench::JsonOutput> output = OpenJson(request.options.report_file);
+    if (!output.ok()) return ReportError(output.status());
+    report.emplace(*std::move(output));
   }
   absl::StatusOr<Job> job = JoinJob(request.settings);
   if (!job.ok()) return ReportError(job.status(), place->rank);
@@ -137,7 +143,7 @@ int RunBench(BenchRequest& request) {
     if (!okay.ok()) report->AddError(Message(okay.status()));
     const absl::Status written = report->Write();
     if (!written.ok()) okay = written;
-    if (written.ok()) PrintNow(fmt::format("# Wrote JSON output to {}\n", report->path()));
+    if (written.ok()) TellWritten(report->output());
   }
   if (okay.ok()) {
     const absl::Status saved = job->communicator->SaveRecording();
@@ -174,15 +180,6 @@ void AddBench(CLI::App& root, Action& action) {
   CLI::App* command =
       root.add_subcommand("bench", "measure collectives, links, parameter servers; compare");
   command->require_subcommand(0, 1);
-  command->callback([command] {
-    if (!command->get_subcommands().empty()) return;
-    std::string names;
-    for (const bench::CollectiveInfo& collective : bench::AllCollectives()) {
-      names += fmt::format("{}, ", collective.name);
-    }
-    throw CLI::ValidationError("what to measure is missing: " + names +
-                               "write_bw, write_lat, msg_rate, ps, compare, peers");
-  });
   for (const bench::CollectiveInfo& collective : bench::AllCollectives()) {
     CLI::App* subcommand = command->add_subcommand(
         std::string(collective.name), fmt::format("time and bandwidth of {}", collective.name));
@@ -198,6 +195,12 @@ void AddBench(CLI::App& root, Action& action) {
   AddPsBench(*command, action);
   AddCompareBench(*command, action);
   AddPeersBench(*command, action);
+  command->footer(
+      "Examples:\n"
+      "  gradwire bench allreduce --ranks 4 -b 8 -e 64M -f 8\n"
+      "  gradwire bench write_bw                        one link, two local ranks\n"
+      "  gradwire bench compare allreduce --ranks 2     RDMA beside TCP, by turns\n"
+      "gradwire bench MEASUREMENT --help has the flags of each.\n");
 }
 
 }  // namespace gradwire::cli

@@ -1,15 +1,8 @@
 #include "cli/bench_common.h"
 
-#include <cstdio>
-
 #include "cli/report.h"
 
 namespace gradwire::cli {
-
-void PrintNow(const std::string& text) {
-  std::fwrite(text.data(), 1, text.size(), stdout);
-  std::fflush(stdout);
-}
 
 void PrintComment(const std::string& text) {
   std::string lines = "\n" + Wrapped(text, 2);
@@ -19,8 +12,16 @@ void PrintComment(const std::string& text) {
   PrintNow(lines.substr(1));
 }
 
+void TellWritten(const bench::JsonOutput& output) {
+  if (!output.wanted() || output.is_standard_output()) return;
+  PrintText("# Wrote JSON output to {}\n", output.path());
+}
+
 void AddJsonFlag(CLI::App& command, std::string& file) {
-  command.add_option("-J,--json", file, "writes the numbers as JSON to FILE too, - for stdout")
+  command
+      .add_option(
+          "-J,--json", file,
+          "writes the numbers as JSON to FILE too, - for stdout alone; an existing file is kept")
       ->type_name("FILE");
 }
 
@@ -38,13 +39,20 @@ int RunAsRank(
   const absl::StatusOr<LaunchPlace> place =
       FindLaunchPlace(ProcessEnvironment(), settings, /*allow_single=*/true);
   if (!place.ok()) return ReportError(place.status());
-  if (place->family == "single" && ranks > 1) return RunCommandLocally(ranks);
+  // Before ranks are started, of which the first to notice would end the others.
+  if (place->family == "single" && ranks > 1) {
+    const absl::Status writable = bench::JsonOutput::Create(file).status();
+    return writable.ok() ? RunCommandLocally(settings, ranks) : ReportError(writable);
+  }
+  absl::StatusOr<bench::JsonOutput> output = OpenJson(place->rank == 0 ? file : "");
+  if (!output.ok()) return ReportError(output.status(), place->rank);
   const auto world = JoinJobWorld(settings);
   if (!world.ok()) return ReportError(world.status(), place->rank);
   nlohmann::ordered_json json;
   const absl::StatusOr<int64_t> wrong = measure(**world, json);
   absl::Status status = wrong.status();
-  if (status.ok() && place->rank == 0 && !file.empty()) status = WriteJson(json, file);
+  if (status.ok()) status = output->Write(json);
+  if (status.ok()) TellWritten(*output);
   const absl::Status left = (*world)->Leave(Message(status));
   if (!status.ok()) return ReportError(status, place->rank);
   if (!left.ok()) return ReportError(left, place->rank);

@@ -6,16 +6,20 @@
 
 #include "bench/report.h"
 #include "cli/command.h"
+#include "cli/standard_output.h"
 
 namespace gradwire::cli {
 
-// A row is worth seeing as soon as it is there.
-void PrintNow(const std::string& text);
+// "s" unless it is one.
+inline const char* Plural(int64_t count) { return count == 1 ? "" : "s"; }
 
 // `text` as lines of comment within 80 columns.
 void PrintComment(const std::string& text);
 
-// -J, --json FILE, with "-" for stdout.
+// The line about a report that was written, unless it is none or standard output.
+void TellWritten(const bench::JsonOutput& output);
+
+// -J, --json FILE.
 void AddJsonFlag(CLI::App& command, std::string& file);
 
 // The head of a report of this run; collective over `world`.

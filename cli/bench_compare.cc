@@ -10,6 +10,7 @@
 #include "bench/options.h"
 #include "bench/samples.h"
 #include "cli/bench_common.h"
+#include "cli/usage.h"
 
 namespace gradwire::cli {
 namespace {
@@ -73,9 +74,9 @@ absl::StatusOr<int64_t> Measure(World& world, const CompareRequest& request, Jso
   const std::unique_ptr<World> second = bench::FirstRanks(world, world.size());
   std::array<std::unique_ptr<Communicator>, 2> communicators;
   std::vector<bench::Variant> variants;
-  std::string head =
-      fmt::format("# {} of float, in place, {} ranks; {} rounds, {} s a size\n",
-                  request.collective->name, world.size(), request.rounds, request.sampling.budget);
+  std::string head = fmt::format("# {} of float, in place, {} rank{}; {} round{}, {} s a size\n",
+                                 request.collective->name, world.size(), Plural(world.size()),
+                                 request.rounds, Plural(request.rounds), request.sampling.budget);
   Json sides = Json::array();
   for (size_t i = 0; i < communicators.size(); ++i) {
     const Side& side = request.sides[i];
@@ -164,7 +165,7 @@ void AddCompareBench(CLI::App& bench, Action& action) {
   bench::AddSizeListFlag(*command, request->sampling.sizes, "bytes, as a comma list")
       ->default_str("8,1K,64K,1M,16M");
   command->add_option("--rounds", request->rounds, "measurements of each")
-      ->check(CLI::Range(1, 10'000))
+      ->check(Between(1, 10'000))
       ->capture_default_str();
   bench::AddBudgetFlag(*command, request->sampling.budget,
                        "timed seconds per round, size and configuration");
@@ -172,7 +173,7 @@ void AddCompareBench(CLI::App& bench, Action& action) {
       ->add_option(
           "--ranks", request->ranks,
           "starts that many local ranks of this command; 0: two, or be one rank of the job")
-      ->check(CLI::Range(0, 4096))
+      ->check(Between(0, 4096))
       ->capture_default_str();
   AddJsonFlag(*command, request->file);
   AddSettings(*command, request->settings);

@@ -17,6 +17,7 @@
 #include "cli/bench_common.h"
 #include "cli/doctor_command.h"
 #include "cli/report.h"
+#include "cli/usage.h"
 #include "transport/machine.h"
 
 namespace gradwire::cli {
@@ -128,8 +129,9 @@ class PeersRun {
     const double seconds = std::chrono::duration<double>(Clock::now() - started).count();
     const int64_t mebibytes = (LoopbackBytes() - crossed) >> 20;
     // The bytes that crossed the loopback device tell TCP and packets from shared memory.
-    PrintNow(fmt::format("# round {}, {} ranks, {}: {} rows, {:.1f} s, {} MiB over lo\n", round,
-                         ranks, peer.name, rows, seconds, mebibytes));
+    PrintNow(fmt::format("# round {}, {} rank{}, {}: {} row{}, {:.1f} s, {} MiB over lo\n", round,
+                         ranks, Plural(ranks), peer.name, rows, Plural(static_cast<int64_t>(rows)),
+                         seconds, mebibytes));
     launches_.push_back({{"peer", peer.name},
                          {"ranks", ranks},
                          {"round", round},
@@ -204,9 +206,9 @@ class PeersRun {
   void Complain(const Peer& peer, int ranks, const absl::StatusOr<CommandResult>& result) const {
     std::string last = result.ok() ? result->output : Message(result.status());
     last.erase(0, last.rfind('\n') + 1);
-    ReportError(InternalError("{} with {} ranks is incomplete{}: {}", peer.name, ranks,
-                              result.ok() ? fmt::format(" (exit code {})", result->exit_code) : "",
-                              last));
+    ReportError(
+        InternalError("{} with {} rank{} is incomplete{}: {}", peer.name, ranks, Plural(ranks),
+                      result.ok() ? fmt::format(" (exit code {})", result->exit_code) : "", last));
   }
 
   static int64_t LoopbackBytes() {
@@ -241,6 +243,8 @@ Json PackageVersions() {
 }
 
 int Run(const PeersRequest& request) {
+  absl::StatusOr<bench::JsonOutput> output = OpenJson(request.file);
+  if (!output.ok()) return ReportError(output.status());
   PeersRun run(request);
   std::vector<const Peer*> peers;
   Json json = bench::DescribeRun(CommandLine(), Settings(), {});
@@ -253,9 +257,10 @@ int Run(const PeersRequest& request) {
   json["left_out"] = Json::object();
 
   const Machine machine = ThisMachine();
-  PrintComment(fmt::format(
-      "all-reduce of float, in place, on {} ({} cores), {}; {} rounds, {} s a size", machine.cpu,
-      machine.cores, machine.kernel, request.rounds, request.sampling.budget));
+  PrintComment(
+      fmt::format("all-reduce of float, in place, on {} ({} core{}), {}; {} round{}, {} s a size",
+                  machine.cpu, machine.cores, Plural(machine.cores), machine.kernel, request.rounds,
+                  Plural(request.rounds), request.sampling.budget));
   for (const std::string& name : request.peers) {
     const Peer& peer = *std::ranges::find(AllPeers(), name, &Peer::name);
     const std::string missing = run.Missing(peer);
@@ -288,10 +293,9 @@ int Run(const PeersRequest& request) {
   json["samples"] = Json::array();
   for (const bench::SampledRow& row : run.rows()) json["samples"].push_back(bench::ToJson(row));
   json["launches"] = run.launches();
-  if (!request.file.empty()) {
-    const absl::Status written = WriteJson(json, request.file);
-    if (!written.ok()) return ReportError(written);
-  }
+  const absl::Status written = output->Write(json);
+  if (!written.ok()) return ReportError(written);
+  TellWritten(*output);
   return complete && bench::CountWrong(run.rows()) == 0 ? kDone : kFailed;
 }
 
@@ -310,16 +314,16 @@ void AddPeersBench(CLI::App& bench, Action& action) {
       ->option_text("LIST [gradwire,openmpi,mpich,gloo]");
   command->add_option("--ranks", request->ranks, "numbers of local ranks, as a comma list")
       ->delimiter(',')
-      ->check(CLI::Range(1, 64))
+      ->check(Between(1, 64))
       ->option_text("LIST [2,4]");
   bench::AddSizeListFlag(*command, request->sampling.sizes, "bytes, as a comma list")
       ->default_str("8,1K,8K,64K,1M,16M,64M,256M");
   command->add_option("--rounds", request->rounds, "launches of each")
-      ->check(CLI::Range(1, 10'000))
+      ->check(Between(1, 10'000))
       ->capture_default_str();
   bench::AddBudgetFlag(*command, request->sampling.budget, "timed seconds per launch and size");
   command->add_option("--time-limit", request->time_limit, "seconds of one launch")
-      ->check(CLI::Range(1, 86'400))
+      ->check(Between(1, 86'400))
       ->capture_default_str();
   command->add_option("--flags", request->flags,
                       "further flags for gradwire bench allreduce, such as \"-R 0\"");

@@ -4,6 +4,7 @@
 
 #include "bench/ps.h"
 #include "cli/bench_common.h"
+#include "cli/usage.h"
 
 namespace gradwire::cli {
 namespace {
@@ -126,7 +127,7 @@ void AddPsBench(CLI::App& bench, Action& action) {
       ->add_option("-c,--check", options.sweep.checks,
                    "verified steps per row before the timed ones, whose end is verified too; 0: "
                    "none")
-      ->check(CLI::Range(0, 10'000))
+      ->check(Between(0, 10'000))
       ->capture_default_str();
   AddJsonFlag(*command, options.sweep.report_file);
   command

@@ -6,6 +6,7 @@
 
 #include "bench/point_to_point.h"
 #include "cli/bench_common.h"
+#include "cli/usage.h"
 #include "transport/transport.h"
 
 namespace gradwire::cli {
@@ -117,7 +118,7 @@ void AddCommand(CLI::App& bench, Action& action, const std::string& name, const 
     command
         ->add_option("-N,--runs", options.cycles,
                      "runs per row, whose median, least and most are shown")
-        ->check(CLI::Range(1, 10'000))
+        ->check(Between(1, 10'000))
         ->capture_default_str();
     command->add_flag("--bidirectional", request->both_ways,
                       "both ranks write at once; what one direction carries counts");

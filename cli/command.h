@@ -28,8 +28,8 @@ using Action = std::function<int()>;
 
 // Adds one flag per setting (--transport, --device, --slice-bytes, ...), in a group of their own.
 // When `command` is parsed, `settings` becomes the defaults, overlaid with GRADWIRE_* variables,
-// overlaid with flags; a bad or unknown one ends the parse with an error that names it. `settings`
-// must live as long as `command`.
+// overlaid with flags; a bad or unknown one ends the parse with an error that names it, and so does
+// a bad URXE_* variable unless --transport is tcp. `settings` must live as long as `command`.
 void AddSettings(CLI::App& command, Settings& settings);
 // The flags alone, which write to `settings` as it stands.
 void AddSettingFlags(CLI::App& command, Settings& settings);
@@ -47,14 +47,17 @@ struct Job {
   std::unique_ptr<Communicator> communicator;
 };
 // Finds this process's rank in the environment and joins. Without launcher variables: a job of one.
-// From here on a broken connection is an error value, never SIGPIPE.
+// From here on a broken connection is an error value, not SIGPIPE; see IgnoreBrokenConnections().
 absl::StatusOr<Job> JoinJob(const Settings& settings);
 // The same without the collectives.
 absl::StatusOr<std::unique_ptr<World>> JoinJobWorld(const Settings& settings);
 
+// NotFound when --device names nothing that is here, InvalidArgument when it cannot be read.
+absl::Status CheckDevice(const Settings& settings);
+
 // Starts this very command once per local rank, which find themselves inside a job; returns the
 // exit code.
-int RunCommandLocally(int ranks);
+int RunCommandLocally(const Settings& settings, int ranks);
 
 // Takes the program to launch out of `arguments` (the command line without the program's name),
 // so that its flags are never taken for ours. To be called before `arguments` are parsed.

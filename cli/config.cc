@@ -6,6 +6,7 @@
 
 #include "cli/command.h"
 #include "cli/report.h"
+#include "cli/standard_output.h"
 
 namespace gradwire::cli {
 namespace {
@@ -32,14 +33,14 @@ std::vector<Row> Effective(const CLI::App& config, const Settings& settings) {
 }
 
 void Print(const std::vector<Row>& rows) {
-  fmt::print(
+  PrintText(
       "# setting = value (where the value comes from)\n"
       "#     variable  unit  range: meaning\n");
   for (const auto& [info, value, source] : rows) {
-    fmt::print("{} = {} ({})\n", info->name, value.empty() ? "(empty)" : value, source);
+    PrintText("{} = {} ({})\n", info->name, value.empty() ? "(empty)" : value, source);
     std::string facts = fmt::format("{}  {}", info->variable(), info->unit);
     if (!info->range.empty()) facts += fmt::format("  {}", info->range);
-    fmt::print("{}", Wrapped(fmt::format("{}: {}", facts, info->help), /*indent=*/4));
+    PrintText("{}", Wrapped(fmt::format("{}: {}", facts, info->help), /*indent=*/4));
   }
 }
 
@@ -69,12 +70,17 @@ void AddConfig(CLI::App& root, Action& action) {
   config->add_option("--json", state->json, "write them as JSON to FILE, - for standard output")
       ->type_name("FILE");
   AddSettings(*config, state->settings);
+  config->footer(
+      "Examples:\n"
+      "  gradwire config                      what is in effect here\n"
+      "  gradwire config --slots 16 --json -  as JSON, with a flag tried out\n");
   config->callback([state, config, &action] {
     action = [state, config] {
+      absl::StatusOr<bench::JsonOutput> json = OpenJson(state->json);
+      if (!json.ok()) return ReportError(json.status());
       const std::vector<Row> rows = Effective(*config, state->settings);
-      if (state->json != "-") Print(rows);
-      if (state->json.empty()) return kDone;
-      const absl::Status written = WriteJson(ToJson(rows), state->json);
+      if (!json->is_standard_output()) Print(rows);
+      const absl::Status written = json->Write(ToJson(rows));
       return written.ok() ? kDone : ReportError(written);
     };
   });

@@ -4,10 +4,14 @@
 #include <cstdlib>
 #include <filesystem>
 #include <fstream>
+#include <limits>
 #include <nlohmann/json.hpp>
 
 #include "cli/command.h"
+#include "cli/standard_output.h"
 #include "cli/temporary_folder.h"
+#include "cli/usage.h"
+#include "examples/training/dataset.h"
 #include "examples/training/progress.h"
 
 namespace gradwire::cli {
@@ -61,25 +65,32 @@ absl::Status Tell(const std::filesystem::path& summary_path) {
   }
   std::vector<double> loss;
   for (const Json& epoch : summary["history"]) loss.push_back(epoch["train_loss"]);
-  fmt::print("\n{}\n", training::DrawCurve(fmt::format("Training loss over {} epochs", loss.size()),
-                                           loss, kColumns, kRows));
-  fmt::print("Test accuracy  {:.4f} after {} steps of {} samples\n",
-             summary["test_accuracy"].get<double>(), summary["steps"].get<int64_t>(),
-             summary["batch"].get<int64_t>());
-  fmt::print("Time           {:.2f} s, {:.0f} samples/s on {} ranks\n",
-             summary["seconds"].get<double>(), summary["samples_per_second"].get<double>(),
-             summary["world_size"].get<int>());
-  fmt::print("Communication  {:.2f} s per rank, {:.0f}% hidden behind the backward pass\n",
-             summary["comm_seconds"].get<double>(), 100 * summary["overlap_ratio"].get<double>());
+  PrintText("\n");
+  if (loss.size() > 1) {  // else there is nothing to draw
+    const std::string title = fmt::format(
+        "Training loss over {}", training::Count(static_cast<int64_t>(loss.size()), "epoch"));
+    PrintText("{}\n", training::DrawCurve(title, loss, kColumns, kRows));
+  }
+  PrintText("Test accuracy  {:.4f} after {} of {}\n", summary["test_accuracy"].get<double>(),
+            training::Count(summary["steps"].get<int64_t>(), "step"),
+            training::Count(summary["batch"].get<int64_t>(), "sample"));
+  PrintText("Time           {:.2f} s, {:.0f} samples/s on {}\n", summary["seconds"].get<double>(),
+            summary["samples_per_second"].get<double>(),
+            training::Count(summary["world_size"].get<int>(), "rank"));
+  PrintText("Communication  {:.2f} s per rank, {:.0f}% hidden behind the backward pass\n",
+            summary["comm_seconds"].get<double>(), 100 * summary["overlap_ratio"].get<double>());
   const double bytes = summary["bytes_sent"].get<double>();
-  fmt::print("Bytes          {:.2f} MB sent by rank 0, {:.1f} kB per step\n", bytes / 1e6,
-             bytes / 1e3 / summary["steps"].get<double>());
-  fmt::print("Parameters     equal on all ranks after every step; SHA-256 {:.16}...\n",
-             summary["parameters_checksum"].get<std::string>());
+  PrintText("Bytes          {:.2f} MB sent by rank 0, {:.1f} kB per step\n", bytes / 1e6,
+            bytes / 1e3 / summary["steps"].get<double>());
+  PrintText("Parameters     equal on all ranks after every step; SHA-256 {:.16}...\n",
+            summary["parameters_checksum"].get<std::string>());
   return absl::OkStatus();
 }
 
 absl::StatusOr<int> DemoCommand::Train() {
+  // Each rank would tell the same of data or a device that are not there.
+  if (data != "digits") GW_RETURN_IF_ERROR(training::LoadDataset(data).status());
+  GW_RETURN_IF_ERROR(CheckDevice(settings));
   GW_ASSIGN_OR_RETURN(const std::string self, OwnPath());
   std::error_code error;
   GW_ASSIGN_OR_RETURN(
@@ -87,8 +98,7 @@ absl::StatusOr<int> DemoCommand::Train() {
       TemporaryFolder::Create(std::filesystem::temp_directory_path(error) / "gradwire-demo"));
   const std::filesystem::path summary = folder.path() / "summary.json";
   PassOn(settings);
-  fmt::print("Training {} on {} with {} local ranks\n", model, data, ranks);
-  std::fflush(stdout);
+  PrintText("Training {} on {} with {}\n", model, data, training::Count(ranks, "local rank"));
   const LocalJob job = {
       .ranks = ranks,
       .command = {self, "train", "--model", model, "--data", data, "--epochs",
@@ -113,7 +123,7 @@ void AddDemo(CLI::App& root, Action& action) {
       root.add_subcommand("demo", "Train the built-in digits on local ranks; show what it costs");
   app->footer(kDemoFooter);
   app->add_option("--ranks", command->ranks, "Local ranks, 1..64")
-      ->check(CLI::Range(1, 64))
+      ->check(Between(1, 64))
       ->capture_default_str();
   app->add_option("--model", command->model, "mlp|cnn")
       ->check(CLI::IsMember({"mlp", "cnn"}))
@@ -121,7 +131,7 @@ void AddDemo(CLI::App& root, Action& action) {
   app->add_option("--data", command->data, "digits or a folder with IDX files")
       ->capture_default_str();
   app->add_option("--epochs", command->epochs, "Passes over the training set")
-      ->check(CLI::PositiveNumber)
+      ->check(Between(1, std::numeric_limits<int>::max()))
       ->capture_default_str();
   AddSettings(*app, command->settings);
   app->callback([command, &action] { action = [command] { return command->Run(); }; });

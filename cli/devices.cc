@@ -1,11 +1,14 @@
 // gradwire devices: the RDMA devices that programs find here, and what urxe counts.
 #include <fmt/core.h>
 
+#include <limits>
 #include <vector>
 
 #include "cli/command.h"
 #include "cli/device_report.h"
 #include "cli/report.h"
+#include "cli/standard_output.h"
+#include "cli/usage.h"
 
 namespace gradwire::cli {
 namespace {
@@ -19,9 +22,10 @@ struct DevicesRequest {
 
 int Show(const DevicesRequest& request, const std::string& text,
          const nlohmann::ordered_json& json) {
-  if (request.json != "-") fmt::print("{}", text);
-  if (request.json.empty()) return kDone;
-  const absl::Status written = WriteJson(json, request.json);
+  absl::StatusOr<bench::JsonOutput> output = OpenJson(request.json);
+  if (!output.ok()) return ReportError(output.status());
+  if (!output->is_standard_output()) PrintNow(text);
+  const absl::Status written = output->Write(json);
   return written.ok() ? kDone : ReportError(written);
 }
 
@@ -61,7 +65,7 @@ void AddDevices(CLI::App& root, Action& action) {
   CLI::Option* counters = devices->add_flag(
       "--counters", request->counters, "of every process of this user with a urxe device open");
   devices->add_option("--pid", request->pid, "with --counters: of this process alone")
-      ->check(CLI::PositiveNumber)
+      ->check(Between(1, std::numeric_limits<int>::max()))
       ->needs(counters)
       ->type_name("N");
   devices->add_option("--json", request->json, "write it as JSON to FILE, - for standard output")

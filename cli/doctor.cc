@@ -8,6 +8,8 @@
 #include "cli/doctor_fix.h"
 #include "cli/doctor_probes.h"
 #include "cli/report.h"
+#include "cli/standard_output.h"
+#include "cli/usage.h"
 
 namespace gradwire::cli {
 namespace {
@@ -24,12 +26,12 @@ void Print(const Findings& findings) {
     std::string lines = Wrapped(text, /*indent=*/9);
     const std::string_view verdict = NameOf(finding.verdict);
     lines.replace(0, verdict.size(), verdict);
-    fmt::print("{}", lines);
+    PrintNow(lines);
   }
   const int64_t problems = Count(findings, Verdict::kProblem);
   const int64_t notes = Count(findings, Verdict::kNote);
-  fmt::print("{} problem{}, {} note{}\n", problems, problems == 1 ? "" : "s", notes,
-             notes == 1 ? "" : "s");
+  PrintText("{} problem{}, {} note{}\n", problems, problems == 1 ? "" : "s", notes,
+            notes == 1 ? "" : "s");
 }
 
 nlohmann::ordered_json ToJson(const Findings& findings) {
@@ -70,29 +72,25 @@ struct DoctorRequest {
 };
 
 int Look(const DoctorRequest& request) {
+  absl::StatusOr<bench::JsonOutput> json = OpenJson(request.json);
+  if (!json.ok()) return ReportError(json.status());
   const Findings findings = ProbeAll(request.probe);
-  if (request.json != "-") Print(findings);
-  if (!request.json.empty()) {
-    const absl::Status written = WriteJson(ToJson(findings), request.json);
-    if (!written.ok()) return ReportError(written);
-  }
+  if (!json->is_standard_output()) Print(findings);
+  const absl::Status written = json->Write(ToJson(findings));
+  if (!written.ok()) return ReportError(written);
   return Count(findings, Verdict::kProblem) == 0 ? kDone : kFailed;
 }
 
 int Repair(const DoctorRequest& request) {
-  // Each line is out before the step that it announces.
-  std::FILE* const out = request.json == "-" ? stderr : stdout;
+  absl::StatusOr<bench::JsonOutput> json = OpenJson(request.json);
+  if (!json.ok()) return ReportError(json.status());
   const FixReport report = Fix({.probe = request.probe,
                                 .interface = request.interface,
                                 .root = geteuid() == 0,
-                                .say = [out](const std::string& line) {
-                                  fmt::print(out, "{}\n", line);
-                                  std::fflush(out);
-                                }});
-  if (!request.json.empty()) {
-    const absl::Status written = WriteJson(ToJson(report), request.json);
-    if (!written.ok()) return ReportError(written);
-  }
+                                // Each line is out before the step that it announces.
+                                .say = [](const std::string& line) { PrintText("{}\n", line); }});
+  const absl::Status written = json->Write(ToJson(report));
+  if (!written.ok()) return ReportError(written);
   return report.status.ok() ? kDone : ReportError(report.status);
 }
 
@@ -102,7 +100,7 @@ void AddDoctor(CLI::App& root, Action& action) {
   auto request = std::make_shared<DoctorRequest>();
   CLI::App* doctor = root.add_subcommand("doctor", "look at this machine for what ranks need");
   doctor->add_option("--port", request->probe.port, "rendezvous port to try [default: 29500]")
-      ->check(CLI::Range(1, 65535))
+      ->check(Between(1, 65535))
       ->option_text("PORT");
   doctor->add_option("--json", request->json, "write the findings as JSON to FILE, - for stdout")
       ->type_name("FILE");

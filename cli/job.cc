@@ -1,8 +1,9 @@
-#include <csignal>
 #include <filesystem>
 #include <system_error>
 
 #include "cli/command.h"
+#include "cli/standard_output.h"
+#include "transport/rdma/interface.h"
 
 namespace gradwire::cli {
 
@@ -10,7 +11,8 @@ absl::StatusOr<std::unique_ptr<World>> JoinJobWorld(const Settings& settings) {
   GW_ASSIGN_OR_RETURN(const LaunchPlace place,
                       FindLaunchPlace(ProcessEnvironment(), settings, /*allow_single=*/true));
   SetUpLogging(settings.log_level, place.rank);
-  std::signal(SIGPIPE, SIG_IGN);
+  IgnoreBrokenConnections();
+  if (place.family == "single") GW_RETURN_IF_ERROR(CheckDevice(settings));
   return JoinWorld(place, settings);
 }
 
@@ -21,7 +23,18 @@ absl::StatusOr<Job> JoinJob(const Settings& settings) {
   return job;
 }
 
-int RunCommandLocally(int ranks) {
+absl::Status CheckDevice(const Settings& settings) {
+  if (settings.transport == "tcp" || settings.device.empty()) return absl::OkStatus();
+  GW_ASSIGN_OR_RETURN(const std::vector<rdma::Port> ports, rdma::ListPorts());
+  const absl::Status status = rdma::ChoosePort(ports, settings, /*local_address=*/"").status();
+  // A port that is there but cannot be used is no wrong usage.
+  return absl::IsInvalidArgument(status) || absl::IsNotFound(status) ? status : absl::OkStatus();
+}
+
+int RunCommandLocally(const Settings& settings, int ranks) {
+  // Each rank would tell the same.
+  const absl::Status device = CheckDevice(settings);
+  if (!device.ok()) return ReportError(device);
   LocalJob job;
   job.ranks = ranks;
   job.command = CommandLine();

@@ -2,6 +2,7 @@
 #include <algorithm>
 
 #include "cli/command.h"
+#include "cli/usage.h"
 
 namespace gradwire::cli {
 namespace {
@@ -50,17 +51,17 @@ void AddLaunch(CLI::App& root, std::vector<std::string>& arguments, Action& acti
   CLI::App* launch = root.add_subcommand("launch", "start N local ranks of a program");
   launch->add_option("-n,--ranks", job->ranks, "ranks on this node")
       ->required()
-      ->check(CLI::Range(1, kMaxLocalRanks))
+      ->check(Between(1, kMaxLocalRanks))
       ->option_text("N (required)");
   launch
       ->add_option("--port,--master-port", job->master_port,
                    "port of the rendezvous (MASTER_PORT); default: a free one")
-      ->check(CLI::Range(1, 65535));
+      ->check(Between(1, 65535));
   launch->add_option("--nnodes", job->nodes, "nodes that run this command, each with -n N")
-      ->check(CLI::Range(1, 65536))
+      ->check(Between(1, 65536))
       ->option_text("NODES");
   launch->add_option("--node-rank", job->node_rank, "which of the nodes this is, from 0")
-      ->check(CLI::Range(0, 65535))
+      ->check(Between(0, 65535))
       ->option_text("NODE");
   launch->add_option("--master-addr", job->master_address, "host of rank 0 [default: 127.0.0.1]")
       ->option_text("HOST");
@@ -71,10 +72,15 @@ void AddLaunch(CLI::App& root, std::vector<std::string>& arguments, Action& acti
   launch->add_flag("--keep-going", job->keep_going,
                    "a rank that fails does not end the others; the exit code\nis rank 0's");
   launch
-      ->add_option("--bind", job->binding,
-                   "none, or core: rank r runs on the r-th usable core\n[default: none]")
-      ->transform(CLI::CheckedTransformer(std::vector<std::pair<std::string, LocalJob::Binding>>{
-          {"none", LocalJob::Binding::kNone}, {"core", LocalJob::Binding::kCore}}))
+      ->add_option_function<std::string>(
+          "--bind",
+          [job](const std::string& to) {
+            if (to != "none" && to != "core") {
+              throw CLI::ValidationError("--bind", fmt::format("'{}' is none of none|core", to));
+            }
+            job->binding = to == "core" ? LocalJob::Binding::kCore : LocalJob::Binding::kNone;
+          },
+          "none, or core: rank r runs on the r-th usable core\n[default: none]")
       ->option_text("none|core");
   launch->footer(
       "gradwire launch -n N [flags] [--] PROGRAM [ARGUMENT...]\n\n"

@@ -200,6 +200,7 @@ class Launcher {
   void SignalAll(int signal);
   void End(int code, int signal);
   void PassOutput(Rank& rank);
+  void LoseOutput(const absl::Status& why);
   void ReapExited();
   void KillAll();
   int TimeoutMs() const;
@@ -294,8 +295,14 @@ absl::StatusOr<int> Launcher::Run() {
 void Launcher::PassOutput(Rank& rank) {
   absl::Status status = rank.process.out.Pass();
   status.Update(rank.process.err.Pass());
+  if (!status.ok()) LoseOutput(status);
+}
+
+void Launcher::LoseOutput(const absl::Status& why) {
   // Nobody reads our output any more, as after `| head`: what SIGPIPE says to other programs.
-  if (!status.ok()) End(128 + SIGPIPE, SIGTERM);
+  if (absl::IsUnavailable(why)) return End(128 + SIGPIPE, SIGTERM);
+  if (phase_ < Phase::kEnding) Say(Message(why));
+  End(1, SIGTERM);
 }
 
 void Launcher::HandleSignals() {
@@ -331,6 +338,8 @@ void Launcher::LookForExit(Rank& rank) {
   const bool killed = facts.si_code != CLD_EXITED;
   const int code = killed ? 128 + facts.si_status : facts.si_status;
   if (rank.number == 0) rank0_code_ = code;
+  // It prints where we do, and nobody reads that any more.
+  if (job_.plain_rank0 && rank.number == 0 && code == 128 + SIGPIPE) return End(code, SIGTERM);
   // Who is killed closes its connections before it can be waited for: those that saw it may end
   // first, but are not the ones to blame.
   const bool earlier = killed && phase_ == Phase::kSettling && exit_code_ == blamed_code_ &&
@@ -401,7 +410,7 @@ void Launcher::ReapExited() {
     PassOutput(rank);
     absl::Status status = process.out.Finish();
     status.Update(process.err.Finish());
-    if (!status.ok()) End(128 + SIGPIPE, SIGTERM);
+    if (!status.ok()) LoseOutput(status);
   }
 }
 

@@ -3,63 +3,21 @@
 
 #include <algorithm>
 #include <cstdio>
-#include <numeric>
+#include <sstream>
 #include <string>
 #include <vector>
 
 #include "cli/command.h"
 #include "cli/help_formatter.h"
+#include "cli/standard_output.h"
+#include "cli/usage.h"
 
 namespace gradwire::cli {
 namespace {
 
-// Edits (insert, delete, replace) that turn `a` into `b`: Levenshtein's distance by rows.
-size_t Edits(std::string_view a, std::string_view b) {
-  std::vector<size_t> row(b.size() + 1);
-  std::iota(row.begin(), row.end(), size_t{0});
-  for (size_t i = 0; i < a.size(); ++i) {
-    size_t diagonal = std::exchange(row[0], i + 1);
-    for (size_t j = 0; j < b.size(); ++j) {
-      const size_t replaced = diagonal + (a[i] != b[j]);
-      diagonal = row[j + 1];
-      row[j + 1] = std::min({row[j] + 1, diagonal + 1, replaced});
-    }
-  }
-  return row.back();
-}
-
-std::string AllNames(const CLI::App& root) {
-  std::string names;
-  for (const CLI::App* command : root.get_subcommands({})) {
-    names += fmt::format("{}{}", names.empty() ? "" : ", ", command->get_name());
-  }
-  return names;
-}
-
-// Why `arguments` name no subcommand, or empty when they may be parsed.
-std::string WhatIsMissing(const CLI::App& root, const std::vector<std::string>& arguments) {
-  if (arguments.empty()) return "a subcommand is missing: " + AllNames(root);
-  const std::string& word = arguments[0];
-  if (word.starts_with('-')) return "";
-  std::string closest;
-  size_t fewest = 3;
-  for (const CLI::App* command : root.get_subcommands({})) {
-    const size_t edits = Edits(word, command->get_name());
-    if (edits == 0) return "";
-    if (edits < fewest) {
-      fewest = edits;
-      closest = command->get_name();
-    }
-  }
-  return fmt::format(
-      "no subcommand '{}'; {}", word,
-      closest.empty() ? "there are " + AllNames(root) : fmt::format("did you mean '{}'?", closest));
-}
-
-int Misuse(std::string message, const std::string& command) {
-  std::replace(message.begin(), message.end(), '\n', ' ');
-  fmt::print(stderr, "gradwire: {} (see gradwire {}--help)\n", message,
-             command.empty() ? "" : command + " ");
+int ReportMisuse(const Misuse& misuse) {
+  PrintError("gradwire: {} (see gradwire {}--help)\n", misuse.message,
+             misuse.command.empty() ? "" : misuse.command + " ");
   return kMisuse;
 }
 
@@ -76,15 +34,6 @@ int Main(int argc, char** argv) {
   root.set_version_flag("--version", "gradwire " GRADWIRE_VERSION);
   root.require_subcommand(0, 1);
   root.formatter(std::make_shared<HelpFormatter>());
-  root.footer(
-      "Examples:\n"
-      "  gradwire demo                              train digits on 4 local ranks\n"
-      "  gradwire launch -n 2 gradwire train        the same by hand, on 2\n"
-      "  gradwire devices                           RDMA devices that are here\n"
-      "  gradwire doctor                            what this machine is ready for\n"
-      "\n"
-      "Exit codes: 0 done, 1 the work failed, 2 wrong usage or configuration.\n");
-
   std::vector<std::string> arguments(argv + std::min(argc, 1), argv + argc);
   Action action;
   AddDemo(root, action);
@@ -99,23 +48,42 @@ int Main(int argc, char** argv) {
   AddConfig(root, action);
   AddDevices(root, action);
   AddDoctor(root, action);
+  // At last, or those without a footer of their own would have this one.
+  root.footer(
+      "Examples:\n"
+      "  gradwire demo                              train digits on 4 local ranks\n"
+      "  gradwire launch -n 2 gradwire train        the same by hand, on 2\n"
+      "  gradwire devices                           RDMA devices that are here\n"
+      "  gradwire doctor                            what this machine is ready for\n"
+      "\n"
+      "Exit codes: 0 done, 1 the work failed, 2 wrong usage or configuration.\n");
 
-  if (const std::string missing = WhatIsMissing(root, arguments); !missing.empty()) {
-    return Misuse(missing, "");
+  if (const Misuse misuse = CheckSubcommands(root, arguments); !misuse.message.empty()) {
+    return ReportMisuse(misuse);
   }
-  const std::string command = arguments[0].starts_with('-') ? "" : arguments[0];
   try {
     root.parse(std::vector<std::string>(arguments.rbegin(), arguments.rend()));
   } catch (const CLI::ParseError& error) {
+    if (error.get_exit_code() != 0) return ReportMisuse(Explain(error, root));
     // Help and version are "errors" of exit code 0 that CLI11 prints itself.
-    if (error.get_exit_code() == 0) return root.exit(error);
-    return Misuse(error.what(), command);
+    std::ostringstream text;
+    root.exit(error, text, text);
+    PrintNow(text.str());
+    return kDone;
   }
-  if (!action) return Misuse("a subcommand is missing: " + AllNames(root), "");
+  if (!action) return ReportMisuse(CheckSubcommands(root, {}));
   return action();
 }
 
 }  // namespace
 }  // namespace gradwire::cli
 
-int main(int argc, char** argv) { return gradwire::cli::Main(argc, argv); }
+int main(int argc, char** argv) {
+  using namespace gradwire::cli;
+  FillStandardDescriptors();
+  const int code = Main(argc, argv);
+  const absl::Status printed = FinishStandardOutput();
+  if (printed.ok() || code != kDone) return code;
+  ReportError(printed);
+  return kFailed;
+}

@@ -16,6 +16,8 @@
 #include "bench/model_gradients.h"
 #include "cli/command.h"
 #include "cli/report.h"
+#include "cli/standard_output.h"
+#include "cli/usage.h"
 
 namespace gradwire::cli {
 namespace {
@@ -62,14 +64,16 @@ struct PredictRequest {
   std::string json;
   analysis::PredictorOptions options;
   int patience_s = 180;
-  CLI::Option *link = nullptr, *latency = nullptr, *overhead = nullptr, *reduce_rate = nullptr;
+  CLI::Option *link = nullptr, *node_link = nullptr, *latency = nullptr, *overhead = nullptr,
+              *reduce_rate = nullptr;
 
   int Run();
   // For a reader, unless JSON alone is wanted.
   void Tell(const std::string& text) const {
-    if (json != "-") std::fputs(text.c_str(), stdout);
+    if (json != "-") PrintNow(text);
   }
-  absl::Status Predict();
+  absl::Status CheckRates() const;
+  absl::Status Predict(bench::JsonOutput& output);
   absl::Status ReadModel(std::string& gamma_source);
   absl::StatusOr<std::vector<uint64_t>> Sizes() const;
   absl::StatusOr<std::vector<analysis::Work>> Works() const;
@@ -161,7 +165,25 @@ absl::Status PredictRequest::ReadModel(std::string& gamma_source) {
   return absl::OkStatus();
 }
 
-absl::Status PredictRequest::Predict() {
+// What has a unit behind it, which is read with the flag.
+absl::Status PredictRequest::CheckRates() const {
+  for (const auto& [option, value] :
+       {std::pair{link, link_bits}, std::pair{node_link, node_link_bits},
+        std::pair{reduce_rate, reduce_bytes}}) {
+    if (option->count() > 0 && !(value > 0)) {
+      return InvalidArgument("{}: {} is not above 0", option->get_name(), value);
+    }
+  }
+  for (const auto& [flag, value] :
+       {std::pair{"--latency", network.latency_us}, std::pair{"--overhead", network.overhead_us},
+        std::pair{"--hop-latency", network.hop_latency_us}}) {
+    if (!(value >= 0)) return InvalidArgument("{}: {} us is below 0", flag, value);
+  }
+  return absl::OkStatus();
+}
+
+absl::Status PredictRequest::Predict(bench::JsonOutput& output) {
+  GW_RETURN_IF_ERROR(CheckRates());
   GW_ASSIGN_OR_RETURN(const std::string simulator, analysis::FindSimulator());
   GW_ASSIGN_OR_RETURN(const std::vector<uint64_t> sizes, Sizes());
   GW_ASSIGN_OR_RETURN(const std::vector<analysis::Work> works, Works());
@@ -200,11 +222,11 @@ absl::Status PredictRequest::Predict() {
     std::vector<Prediction> predictions;
     for (const analysis::Simulation& question : row) {
       if (progress) {
-        fmt::print(stderr, "\r\033[Ksimulating {} of {}", NameOf(question.work.algorithm),
+        PrintError("\r\033[Ksimulating {} of {}", NameOf(question.work.algorithm),
                    analysis::SizeText(question.work.bytes));
       }
       absl::StatusOr<Prediction> prediction = predictor.Predict(question);
-      if (progress) fmt::print(stderr, "\r\033[K");
+      if (progress) PrintError("\r\033[K");
       if (!prediction.ok()) return prediction.status();
       if (prediction->shortened()) longest.insert_or_assign(question.work.algorithm, *prediction);
       predictions.push_back(*std::move(prediction));
@@ -222,16 +244,15 @@ absl::Status PredictRequest::Predict() {
     shortened.push_back(
         {{"algorithm", NameOf(algorithm)}, {"error", error}, {"measured_on_ranks", ranks}});
   }
-  if (json.empty()) return absl::OkStatus();
-  return WriteJson({{"network", analysis::ToJson(network)},
-                    {"gamma", gamma_source},
-                    {"rows", rows},
-                    {"shortened", shortened}},
-                   json);
+  return output.Write({{"network", analysis::ToJson(network)},
+                       {"gamma", gamma_source},
+                       {"rows", rows},
+                       {"shortened", shortened}});
 }
 
 int PredictRequest::Run() {
-  const absl::Status status = Predict();
+  absl::StatusOr<bench::JsonOutput> output = OpenJson(json);
+  const absl::Status status = output.ok() ? Predict(*output) : output.status();
   return status.ok() ? kDone : ReportError(status);
 }
 
@@ -252,11 +273,11 @@ void AddPredict(CLI::App& root, Action& action) {
 
   const std::string of_network = "Network";
   app->add_option("--ranks", network.ranks, "Ranks in all, servers among them; 2..16384 [8]")
-      ->check(CLI::Range(2, 16384))
+      ->check(Between(2, 16384))
       ->type_name("N")
       ->group(of_network);
   app->add_option("--ranks-per-node", network.ranks_per_node, "Ranks that share a node's link [1]")
-      ->check(CLI::Range(1, 1024))
+      ->check(Between(1, 1024))
       ->type_name("N")
       ->group(of_network);
   app->add_option("--topology", request->topology, "star|fat_tree|torus [star]")
@@ -267,11 +288,11 @@ void AddPredict(CLI::App& root, Action& action) {
                       ->transform(bits)
                       ->type_name("RATE")
                       ->group(of_network);
-  app->add_option("--node-link", request->node_link_bits,
-                  "Bits/s of a rank's link in its node [--link]")
-      ->transform(bits)
-      ->type_name("RATE")
-      ->group(of_network);
+  request->node_link = app->add_option("--node-link", request->node_link_bits,
+                                       "Bits/s of a rank's link in its node [--link]")
+                           ->transform(bits)
+                           ->type_name("RATE")
+                           ->group(of_network);
   request->latency =
       app->add_option("--latency", network.latency_us, "One way, through one switch [5us]")
           ->transform(microseconds)
@@ -320,30 +341,30 @@ void AddPredict(CLI::App& root, Action& action) {
       ->type_name("")
       ->group(of_work);
   app->add_option("--servers", request->servers, "Of parameter servers: so many of the ranks [1]")
-      ->check(CLI::PositiveNumber)
+      ->check(Between(1, 16384))
       ->type_name("N")
       ->group(of_work);
   app->add_option("--slice-bytes", request->slice_bytes, "Of collectives [256K]")
       ->type_name("SIZE")
       ->group(of_work);
   app->add_option("--slots", request->slots, "Writes of a link under way [16]")
-      ->check(CLI::Range(2, 64))
+      ->check(Between(2, 64))
       ->type_name("N")
       ->group(of_work);
   app->add_option("--ps-slice-bytes", request->server_slice_bytes, "Of parameter servers [64K]")
       ->type_name("SIZE")
       ->group(of_work);
   app->add_option("--ps-window", request->server_window, "Of a worker at a server [8]")
-      ->check(CLI::Range(2, 64))
+      ->check(Between(2, 64))
       ->type_name("N")
       ->group(of_work);
 
   app->add_option("--messages", request->options.messages,
                   "Simulate longer schedules in part [100000]")
-      ->check(CLI::Range(1e3, 1e9))
+      ->check(Between(1000, 1'000'000'000))
       ->type_name("N");
   app->add_option("--patience", request->patience_s, "Seconds for one simulation [180]")
-      ->check(CLI::Range(1, 86400))
+      ->check(Between(1, 86400))
       ->type_name("N");
   app->add_option("--json", request->json, "Also write all as JSON to FILE; -: print only that")
       ->type_name("FILE");

@@ -8,6 +8,7 @@
 #include <cstdlib>
 #include <thread>
 
+#include "cli/standard_output.h"
 #include "parameter_server/server.h"
 
 namespace gradwire::cli {
@@ -77,14 +78,14 @@ int ServeCommand::Run() {
 
   auto server = ps::Server::Start(options, settings);
   if (!server.ok()) return ReportError(server.status());
-  fmt::print("gradwire ps: {}\n", (*server)->description());
+  PrintText("gradwire ps: {}\n", (*server)->description());
   std::atomic<bool> over = false;
   std::thread listener([&] {
     const timespec pause{.tv_sec = 0, .tv_nsec = 100'000'000};
     while (!over) {
       const int signal = sigtimedwait(&ends, nullptr, &pause);
       if (signal <= 0) continue;
-      fmt::print("gradwire ps: got signal {}, ending\n", signal);
+      PrintText("gradwire ps: got signal {}, ending\n", signal);
       return (*server)->Stop();
     }
   });

@@ -10,6 +10,7 @@
 #include "analysis/units.h"
 #include "cli/ps.h"
 #include "cli/report.h"
+#include "cli/standard_output.h"
 #include "parameter_server/checkpoint.h"
 #include "parameter_server/control.h"
 
@@ -108,7 +109,7 @@ nlohmann::ordered_json ToJson(const ps::ServerStatus& status) {
 }
 
 // One look at all servers; those that answer are shown whatever the others do.
-int ShowStatus(const AskCommand& command) {
+int ShowStatus(const AskCommand& command, bench::JsonOutput& output) {
   int code = kDone;
   std::string text;
   auto json = nlohmann::ordered_json::array();
@@ -124,23 +125,22 @@ int ShowStatus(const AskCommand& command) {
     text += (text.empty() ? "" : "\n") + Table(*status);
     json.push_back(ToJson(*status));
   }
-  if (command.json != "-") fmt::print("{}", text);
-  if (!command.json.empty()) {
-    const absl::Status written = WriteJson({{"servers", std::move(json)}}, command.json);
-    if (!written.ok()) return ReportError(written);
-  }
-  return code;
+  if (!output.is_standard_output()) PrintNow(text);
+  const absl::Status written = output.Write({{"servers", std::move(json)}});
+  return written.ok() ? code : ReportError(written);
 }
 
 int Watch(const AskCommand& command) {
   SetUpLogging(command.settings.log_level);
-  if (command.watch_option->count() == 0) return ShowStatus(command);
+  absl::StatusOr<bench::JsonOutput> output = OpenJson(command.json);
+  if (!output.ok()) return ReportError(output.status());
+  if (command.watch_option->count() == 0) return ShowStatus(command, *output);
   const auto pause = ParseDuration(command.watch.empty() ? "2s" : command.watch);
   if (!pause.ok()) return ReportError(Annotate(pause.status(), "--watch"));
   while (true) {
-    if (isatty(STDOUT_FILENO) == 1) fmt::print("\033[H\033[J");
-    if (const int code = ShowStatus(command); code != kDone) return code;
-    fmt::print("\n");
+    if (isatty(STDOUT_FILENO) == 1) PrintText("\033[H\033[J");
+    if (const int code = ShowStatus(command, *output); code != kDone) return code;
+    PrintText("\n");
     std::this_thread::sleep_for(std::max(*pause, kLeastPause));
   }
 }
@@ -155,7 +155,7 @@ int StopAll(const AskCommand& command) {
     absl::Status status = client.status();
     if (status.ok()) status = (*client)->Stop(fmt::format("gradwire ps stop on {}", host));
     if (status.ok()) {
-      fmt::print("server {} ends\n", server);
+      PrintText("server {} ends\n", server);
     } else {
       code = std::max(code, ReportError(status));
     }
@@ -178,7 +178,7 @@ int CheckpointAll(const AskCommand& command) {
   for (size_t i = 0; i < asked.size(); ++i) {
     const absl::StatusOr<std::string> folder = asked[i].get();
     if (folder.ok()) {
-      fmt::print("server {}: {}\n", command.servers[i], *folder);
+      PrintText("server {}: {}\n", command.servers[i], *folder);
     } else {
       code = std::max(code, ReportError(folder.status()));
     }
@@ -257,7 +257,7 @@ void AddPsExport(CLI::App& ps, Action& action) {
     action = [request] {
       const absl::Status exported = ps::ExportCheckpoint(request->checkpoint, request->file);
       if (!exported.ok()) return ReportError(exported);
-      fmt::print("wrote {}\n", request->file);
+      PrintText("wrote {}\n", request->file);
       return kDone;
     };
   });

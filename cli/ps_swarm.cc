@@ -20,6 +20,8 @@
 #include "cli/ps.h"
 #include "cli/rank_process.h"
 #include "cli/report.h"
+#include "cli/standard_output.h"
+#include "cli/usage.h"
 #include "parameter_server/swarm.h"
 #include "transport/bootstrap/launcher.h"
 
@@ -282,10 +284,10 @@ absl::StatusOr<bool> SwarmCommand::Measure(int count, nlohmann::ordered_json& re
   if (!report.ok()) return report.status();
   const double server_bytes =
       own && report->connected > 0 ? static_cast<double>(most - before) / report->connected : -1;
-  if (results.empty()) fmt::print("{}", Header(report->transport));
-  fmt::print("{}", Line(*report, server_bytes));
+  if (results.empty()) PrintText("{}", Header(report->transport));
+  PrintText("{}", Line(*report, server_bytes));
   for (const std::string& error : report->errors) {
-    fmt::print(stderr, "gradwire: {} workers: {}\n", count, error);
+    PrintError("gradwire: {} workers: {}\n", count, error);
   }
   results.push_back(ToJson(*report, server_bytes));
   GW_RETURN_IF_ERROR(ended);
@@ -294,8 +296,10 @@ absl::StatusOr<bool> SwarmCommand::Measure(int count, nlohmann::ordered_json& re
 
 int SwarmCommand::Run() {
   if (const absl::Status status = Complete(); !status.ok()) return ReportError(status);
+  absl::StatusOr<bench::JsonOutput> output = OpenJson(json);
+  if (!output.ok()) return ReportError(output.status());
   SetUpLogging(settings.log_level);
-  std::signal(SIGPIPE, SIG_IGN);
+  IgnoreBrokenConnections();
   nlohmann::ordered_json report = {{"servers", options.servers},
                                    {"bytes", options.bytes},
                                    {"steps", options.steps},
@@ -312,11 +316,8 @@ int SwarmCommand::Run() {
     }
   }
   report["results"] = std::move(results);
-  if (!json.empty()) {
-    const absl::Status written = WriteJson(report, json);
-    if (!written.ok()) return ReportError(written);
-  }
-  return code;
+  const absl::Status written = output->Write(report);
+  return written.ok() ? code : ReportError(written);
 }
 
 }  // namespace
@@ -348,9 +349,10 @@ void AddPsSwarm(CLI::App& ps, Action& action) {
       ->capture_default_str();
   command->window_option =
       app->add_option("--window", command->window, "Our own server's slots of a worker, 2..64")
-          ->check(CLI::Range(2, 64))
+          ->check(Between(2, 64))
           ->capture_default_str();
-  app->add_option("--json", command->json, "Write the numbers as JSON to FILE too, - for stdout")
+  app->add_option("--json", command->json,
+                  "Write the numbers as JSON to FILE too, - for stdout alone")
       ->type_name("FILE");
   AddSettings(*app, command->settings);
   command->slice_option = app->get_option("--slice-bytes");

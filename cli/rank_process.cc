@@ -24,7 +24,8 @@ absl::Status WriteAll(int fd, std::string_view bytes) {
       pollfd ready{fd, POLLOUT, 0};
       poll(&ready, 1, /*timeout=*/1000);
     } else if (errno != EINTR) {
-      return Unavailable("output cannot be written: {}", std::generic_category().message(errno));
+      return errno == EPIPE ? Unavailable("nobody reads the output any more")
+                            : ErrnoError(errno, "output cannot be written");
     }
   }
   return absl::OkStatus();

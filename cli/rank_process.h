@@ -46,7 +46,7 @@ class LinePipe {
   int fd() const { return from_.get(); }
   bool open() const { return from_.open(); }
   // Passes on the whole lines that have arrived; closes itself at the end of the stream.
-  // Unavailable when nobody reads `to` any more.
+  // Unavailable when nobody reads `to` any more; another error when it cannot be written.
   absl::Status Pass();
   // Passes on what is left as a last line, and closes.
   absl::Status Finish();

@@ -4,6 +4,8 @@
 #include <csignal>
 
 #include "cli/command.h"
+#include "cli/standard_output.h"
+#include "cli/usage.h"
 #include "transport/bootstrap/rendezvous_server.h"
 
 namespace gradwire::cli {
@@ -25,11 +27,11 @@ int Serve(const Settings& settings, const std::string& address, int port) {
   if (!server.ok()) return ReportError(server.status());
   const std::string shown = address.empty() ? "*" : address;
   const bool ipv6 = shown.find(':') != std::string::npos;
-  fmt::print("gradwire rendezvous: listening on {}:{}\n", ipv6 ? "[" + shown + "]" : shown,
-             (*server)->port());
+  PrintText("gradwire rendezvous: listening on {}:{}\n", ipv6 ? "[" + shown + "]" : shown,
+            (*server)->port());
   int signal = 0;
   sigwait(&ends, &signal);
-  fmt::print("gradwire rendezvous: got signal {}, ending\n", signal);
+  PrintText("gradwire rendezvous: got signal {}, ending\n", signal);
   // Ranks that are still there are told at once rather than waited for.
   (*server)->Stop(std::chrono::milliseconds(0));
   return kDone;
@@ -47,7 +49,7 @@ void AddRendezvous(CLI::App& root, Action& action) {
   CLI::App* rendezvous = root.add_subcommand("rendezvous", "serve as a standing meeting point");
   rendezvous
       ->add_option("--port", state->port, "port to listen on, 0: any free one [default: 29500]")
-      ->check(CLI::Range(0, 65535))
+      ->check(Between(0, 65535))
       ->option_text("PORT");
   rendezvous->add_option("--address", state->address, "numeric address to listen on; default: all")
       ->option_text("ADDRESS");

@@ -1,9 +1,13 @@
 #include "cli/report.h"
 
+#include <fmt/core.h>
+
 #include <algorithm>
-#include <cerrno>
 #include <cstdio>
-#include <memory>
+#include <system_error>
+
+#include "cli/standard_output.h"
+#include "transport/file_io.h"
 
 namespace gradwire::cli {
 namespace {
@@ -26,23 +30,29 @@ std::string Wrapped(std::string_view text, size_t indent) {
   return lines;
 }
 
-absl::Status WriteJson(const nlohmann::ordered_json& json, const std::string& path) {
-  // Names of devices and files need not be UTF-8; JSON must be.
-  const std::string text =
-      json.dump(2, ' ', false, nlohmann::ordered_json::error_handler_t::replace) + "\n";
-  if (path == "-") {
-    std::fwrite(text.data(), 1, text.size(), stdout);
-    return std::fflush(stdout) == 0 ? absl::OkStatus()
-                                    : ErrnoError(errno, "cannot write to standard output");
+absl::StatusOr<bench::JsonOutput> OpenJson(const std::string& path) {
+  GW_ASSIGN_OR_RETURN(bench::JsonOutput output, bench::JsonOutput::Create(path));
+  if (output.is_standard_output()) {
+    KeepStandardOutputForJson();
+  } else if (output.path() != path) {
+    PrintError("gradwire: {} exists and is kept; the JSON goes to {}\n", path, output.path());
   }
-  const std::unique_ptr<std::FILE, int (*)(std::FILE*)> file(std::fopen(path.c_str(), "w"),
-                                                             &std::fclose);
-  if (file == nullptr) return ErrnoError(errno, "cannot write {}", path);
-  if (std::fwrite(text.data(), 1, text.size(), file.get()) != text.size() ||
-      std::fflush(file.get()) != 0) {
-    return ErrnoError(errno, "cannot write {}", path);
+  return output;
+}
+
+absl::Status MakeOutputFolder(const std::filesystem::path& path) {
+  std::error_code error;
+  std::filesystem::create_directories(path, error);
+  if (!error && !std::filesystem::is_directory(path)) {
+    error = std::make_error_code(std::errc::not_a_directory);
   }
-  return absl::OkStatus();
+  if (error) {
+    return InvalidArgument("--out {}: cannot make the folder: {}; name another", path.string(),
+                           error.message());
+  }
+  // Permissions do not say it all: a file system may be read-only, or the kernel's own.
+  const absl::Status tried = AtomicFile::Create(path / "report").status();
+  return tried.ok() ? tried : InvalidArgument("--out {}; name another folder", Message(tried));
 }
 
 }  // namespace gradwire::cli

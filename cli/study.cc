@@ -15,7 +15,10 @@
 #include "bench/study/runner.h"
 #include "cli/command.h"
 #include "cli/doctor_command.h"
+#include "cli/report.h"
+#include "cli/standard_output.h"
 #include "cli/temporary_folder.h"
+#include "cli/usage.h"
 #include "transport/machine.h"
 
 namespace gradwire::cli {
@@ -47,8 +50,6 @@ std::string Footer() {
 absl::StatusOr<analysis::Report> StudyCommand::Measure(
     const std::vector<const bench::StudyPlan*>& plans, int& failed) {
   std::error_code error;
-  std::filesystem::create_directories(out, error);
-  if (error) return ErrnoError(error.value(), "--out: cannot make the folder {}", out);
   bench::StudyOptions options;
   options.program = std::filesystem::read_symlink("/proc/self/exe", error).string();
   if (error) return InternalError("/proc/self/exe: {}", error.message());
@@ -70,17 +71,17 @@ absl::StatusOr<analysis::Report> StudyCommand::Measure(
   analysis::Report report;
   report.title = "Gradwire studies";
   for (const bench::StudyPlan* plan : plans) {
-    if (!terminal) fmt::print(stderr, "gradwire: study {}\n", plan->name);
+    if (!terminal) PrintError("gradwire: study {}\n", plan->name);
     options.progress = [&](int done, int all, const std::string& what) {
       if (!terminal) return;
       constexpr int kBar = 20;
       const int filled = kBar * done / all;
-      fmt::print(stderr, "\r\033[K{} [{:#<{}}{:.<{}}] {:.40}", plan->name, "", filled, "",
-                 kBar - filled, what);
+      PrintError("\r\033[K{} [{:#<{}}{:.<{}}] {:.40}", plan->name, "", filled, "", kBar - filled,
+                 what);
       std::fflush(stderr);
     };
     absl::StatusOr<analysis::Study> study = bench::RunStudy(*plan, options);
-    if (terminal) fmt::print(stderr, "\r\033[K");
+    if (terminal) PrintError("\r\033[K");
     if (!study.ok()) {
       ++failed;
       const absl::Status why = study.status();
@@ -90,9 +91,7 @@ absl::StatusOr<analysis::Report> StudyCommand::Measure(
       study->question = plan->question;
       study->answer = fmt::format("It failed: {}.", Message(why));
     }
-    std::fputs(analysis::FormatStudy(*study, {.colored = isatty(STDOUT_FILENO) != 0}).c_str(),
-               stdout);
-    std::fflush(stdout);
+    PrintNow(analysis::FormatStudy(*study, {.colored = isatty(STDOUT_FILENO) != 0}));
     report.studies.push_back(*std::move(study));
   }
   return report;
@@ -100,7 +99,7 @@ absl::StatusOr<analysis::Report> StudyCommand::Measure(
 
 int StudyCommand::Run() {
   if (list) {
-    fmt::print("{}\n", Footer());
+    PrintText("{}\n", Footer());
     return kDone;
   }
   std::vector<const bench::StudyPlan*> plans;
@@ -117,6 +116,10 @@ int StudyCommand::Run() {
   if (plans.empty()) {
     return ReportError(InvalidArgument("which study? `gradwire study --list` names them"));
   }
+  absl::StatusOr<bench::JsonOutput> output = OpenJson(json);
+  if (!output.ok()) return ReportError(output.status());
+  const absl::Status writable = MakeOutputFolder(out);
+  if (!writable.ok()) return ReportError(writable);
   int failed = 0;
   absl::StatusOr<analysis::Report> report = Measure(plans, failed);
   if (!report.ok()) return ReportError(report.status());
@@ -131,9 +134,9 @@ int StudyCommand::Run() {
                                 machine.cores == 1 ? "core" : "cores", machine.kernel, UtcNow());
   const auto path = std::filesystem::path(out) / "report.html";
   absl::Status written = analysis::WriteHtml(*report, path);
-  if (written.ok() && !json.empty()) written = analysis::WriteJson(*report, json);
+  if (written.ok()) written = output->WriteText(analysis::Dump(*report) + "\n");
   if (!written.ok()) return ReportError(written);
-  fmt::print("Wrote {}\n", path.string());
+  PrintText("Wrote {}\n", path.string());
   return failed > 0 ? kFailed : kDone;
 }
 
@@ -146,12 +149,12 @@ void AddStudy(CLI::App& root, Action& action) {
   app->footer([] { return Footer(); });
   app->add_option("names", command->names, "studies, or all")->type_name("NAME");
   app->add_option("--out", command->out, "folder for report.html")->capture_default_str();
-  app->add_option("--json", command->json, "also writes the results as JSON");
+  app->add_option("--json", command->json, "also writes the results as JSON, - for stdout alone");
   app->add_option("--device", command->device,
                   "RDMA device that is studied; only urxe can lose packets on purpose")
       ->capture_default_str();
   app->add_option("--rounds", command->rounds, "times that each configuration is run")
-      ->check(CLI::Range(1, 100))
+      ->check(Between(1, 100))
       ->capture_default_str();
   app->add_flag("--quick", command->quick, "one round of a quarter of the calls");
   app->add_flag("--list", command->list, "names the studies and ends");

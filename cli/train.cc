@@ -1,5 +1,6 @@
 // gradwire train: a model on real data, data-parallel over the ranks of the job.
 #include "cli/command.h"
+#include "cli/usage.h"
 #include "examples/training/ps_training.h"
 #include "examples/training/training.h"
 
@@ -248,6 +249,7 @@ void AddTrain(CLI::App& root, Action& action) {
     command->server_options.push_back(app->get_option(name));
   }
   app->add_option("--seed", options.seed, "Of the initial weights and the order of the samples")
+      ->check(Unsigned())
       ->capture_default_str();
   app->add_option("--target-accuracy", options.target_accuracy,
                   "End when the test accuracy reaches this (0..1); fail when it never does");

@@ -39,6 +39,24 @@ class UsageTest(ProcessTest):
                 (("config", "--op-timeout", "-3s"), "--op-timeout.*-3s"),
                 (("config", "--tls-cert", "x.pem"), "--tls-cert and --tls-key"),
                 (("config", "surplus"), "surplus"),
+                (("config", "--slot", "3"), r"no flag --slot; did you mean '--slots'"),
+                (("config", "--frobnicate", "3"), "no flag --frobnicate "),
+                (("config", "--slots"), "--slots: its value is missing"),
+                (("bench",), "measurement is missing: allreduce, "),
+                (("bench", "alreduce"), "did you mean 'allreduce'.*write_bw.*gradwire bench --help"),
+                (("bench", "frobnicate"), "no measurement 'frobnicate'; there are allreduce, "),
+                (("bench", "allreduce", "--frobnicate"), "see gradwire bench allreduce --help"),
+                (("bench", "allreduce", "-n", "0"), "--iters: 0 is.*gradwire bench allreduce --help"),
+                (("bench", "compare", "foo"), "foo.*see gradwire bench compare --help"),
+                (("bench", "all_reduce", "--device", "mlx5_0", "--ranks", "2"), "'mlx5_0'"),
+                (("ps",), "subcommand is missing: serve"),
+                (("ps", "serve", "--frobnicate"), "see gradwire ps serve --help"),
+                (("predict", "--servers", "0"), r"--servers: 0 is outside 1\.\."),
+                (("predict", "--link", "0"), "--link: 0 is not above 0"),
+                (("predict", "--latency", "-1us"), "--latency: -1 us is below 0"),
+                (("train", "--epochs", "x"), "--epochs: 'x' is not a number"),
+                (("analyze", "rec", "--flows", "-1"), r"--flows: -1 is outside 0\.\."),
+                (("devices", "--counters", "--pid", "x"), "--pid: 'x' is not a whole number"),
                 (("doctor", "--port", "0"), "--port.*0"),
                 (("devices", "surplus"), "surplus"),
                 (("devices", "--pid", "1"), "--pid.*--counters"),
@@ -56,9 +74,17 @@ class UsageTest(ProcessTest):
                 ({"GRADWIRE_SLOT": "8"}, "GRADWIRE_SLOT"),
                 ({"GRADWIRE_SLOTS": "x"}, "GRADWIRE_SLOTS.*x"),
                 ({"GRADWIRE_JOIN_TIMEOUT": "0"}, "GRADWIRE_JOIN_TIMEOUT"),
+                ({"URXE_FAULTS": "drop=2"}, "URXE_FAULTS=drop=2: .*0 to 1"),
+                ({"URXE_FROBNICATE": "1"}, "URXE_FROBNICATE=1: is no setting"),
+                ({"URXE_INTERFACES": "lo,nosuch"}, "URXE_INTERFACES=lo,nosuch: 'nosuch' is no"),
         ):
             with self.subTest(variables=variables):
                 self.assertOneLine(self.gradwire("config", env=variables), pattern)
+        result = self.gradwire("bench", "allreduce", "--ranks", 2, env={"URXE_FAULTS": "drop=2"})
+        self.assertOneLine(result, "URXE_FAULTS=drop=2")
+        # TCP does not ask.
+        result = self.gradwire("config", "--transport", "tcp", env={"URXE_FAULTS": "drop=2"})
+        self.assertCode(result, 0)
 
     def test_program_that_cannot_be_executed(self):
         path = os.path.join(self.folder(), "broken")
@@ -91,6 +117,12 @@ class UsageTest(ProcessTest):
                 self.assertCode(result, 0)
                 for line in result.out.splitlines():
                     self.assertLessEqual(len(line), 80, line)
+
+    def test_examples_are_of_the_command(self):
+        for command in ("bench", "study", "config", "ps"):
+            result = self.gradwire(command, "--help")
+            self.assertNotIn("gradwire demo", result.out)
+            self.assertRegex(result.out, r"Examples?:[\s\S]*gradwire %s" % command)
 
     def test_version(self):
         result = self.gradwire("--version")
@@ -141,8 +173,7 @@ class ConfigTest(ProcessTest):
         with open(path) as file:
             self.assertGreater(len(json.load(file)["settings"]), 10)
         result = self.gradwire("config", "--json", path + "/x")
-        self.assertCode(result, 1)
-        self.assertIn(path + "/x", result.err)
+        self.assertOneLine(result, re.escape(path + "/x"))
 
 
 class DevicesTest(ProcessTest):
@@ -203,6 +234,18 @@ class DevicesTest(ProcessTest):
         self.assertOneLine(result, r"process %d .* has no urxe device open" % os.getpid())
 
 
+def interface_that_is_down():
+    """The name of one, or None."""
+    for name in sorted(os.listdir("/sys/class/net")):
+        try:
+            with open("/sys/class/net/%s/operstate" % name) as state:
+                if state.read().strip() == "down":
+                    return name
+        except OSError:
+            pass
+    return None
+
+
 class TransportTest(ProcessTest):
     """What `auto` takes, and that the first line says so."""
 
@@ -229,15 +272,24 @@ class TransportTest(ProcessTest):
     def test_tcp_when_a_rank_has_no_device(self):
         if kernel_has_device():
             self.skipTest("this host has an RDMA device")
-        command = ("[ $RANK = 1 ] && export URXE_INTERFACES=no-such-interface;"
-                   " exec %s train --epochs 1" % PROGRAM)
+        down = interface_that_is_down()
+        if down is None:
+            self.skipTest("this host has no interface that is down")
+        command = ("[ $RANK = 1 ] && export URXE_INTERFACES=%s;"
+                   " exec %s train --epochs 1" % (down, PROGRAM))
         result = self.launch(2, "sh", "-c", command).finish()
         self.assertCode(result, 0)
-        self.assertRegex(result.out.splitlines()[0], r"\] tcp .*rank 1.*no RDMA device")
-        self.assertIn("no-such-interface", result.err)
+        self.assertRegex(result.out.splitlines()[0], r"\] tcp .*rank 1.*urxe0:1 is down")
         result = self.launch(2, "sh", "-c", command + " --transport rdma").finish()
         self.assertFailed(result)
-        self.assertRegex(result.err, r"\[1\] gradwire: .*no RDMA device")
+        self.assertRegex(result.err, r"\[1\] gradwire: .*urxe0:1 is down")
+
+    def test_a_mistake_of_one_rank_is_no_reason_for_tcp(self):
+        command = ("[ $RANK = 1 ] && export URXE_INTERFACES=no-such-interface;"
+                   " exec %s train --epochs 1" % PROGRAM)
+        result = self.launch(2, "sh", "-c", command, flags=("--settle", "100ms")).finish()
+        self.assertCode(result, 2)
+        self.assertRegex(result.err, r"\[1\] gradwire: URXE_INTERFACES=no-such-interface")
 
 
 class DoctorTest(ProcessTest):
@@ -279,6 +331,11 @@ class DoctorTest(ProcessTest):
         self.assertEqual(report["problems"], 1)
         self.assertEqual(findings["settings"]["verdict"], "problem")
         self.assertIn("GRADWIRE_SLOTS", findings["settings"]["detail"])
+
+    def test_bad_urxe_variable_is_a_problem(self):
+        report, findings = self.doctor(code=1, env={"URXE_INTERFACES": "nosuch"})
+        self.assertEqual(report["problems"], 1)
+        self.assertIn("URXE_INTERFACES=nosuch", findings["urxe settings"]["detail"])
 
     def test_text_fits_80_columns(self):
         result = self.gradwire("doctor", "--port", free_port())

@@ -56,6 +56,7 @@ iperf() {
 write_bw() { # TRANSPORT FLAG...
   transport=$1
   shift
+  rm -f /tmp/write.json  # one that exists is kept
   lab_ranks 2 gradwire bench write_bw --transport "$transport" --ib-timeout $timeout --sizes "$bytes" -n "$writes" -w 1 -N 1 \
     --json /tmp/write.json "$@" >/tmp/write 2>&1 || { cat /tmp/write; return 1; }
   [ "$LAB_RANK" != 0 ] ||

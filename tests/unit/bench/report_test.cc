@@ -32,18 +32,56 @@ class ReportTest : public testing::Test {
 
 TEST_F(ReportTest, KeepsExistingFiles) {
   std::ofstream(Path("r.json")) << "mine";
-  auto first = Report::Create(Path("r.json"));
-  auto second = Report::Create(Path("r.json"));
+  auto first = JsonOutput::Create(Path("r.json"));
+  auto second = JsonOutput::Create(Path("r.json"));
   ASSERT_TRUE(first.ok() && second.ok());
   EXPECT_EQ(first->path(), Path("r.json.0"));
   EXPECT_EQ(second->path(), Path("r.json.1"));
-  ASSERT_TRUE(first->Write().ok());
+  ASSERT_TRUE(first->Write({{"a", 1}}).ok());
   EXPECT_EQ(Read(Path("r.json")), "mine");
+  EXPECT_EQ(Read(Path("r.json.0")), "{\n  \"a\": 1\n}\n");
+}
+
+TEST_F(ReportTest, LeavesNothingThatWasNotWritten) {
+  { ASSERT_TRUE(JsonOutput::Create(Path("r.json")).ok()); }
+  EXPECT_TRUE(std::filesystem::is_empty(folder_));
+}
+
+TEST_F(ReportTest, TheSecondTextReplacesTheFirst) {
+  auto output = JsonOutput::Create(Path("r.json"));
+  ASSERT_TRUE(output.ok());
+  ASSERT_TRUE(output->WriteText("longer\n").ok() && output->WriteText("short\n").ok());
+  EXPECT_EQ(Read(Path("r.json")), "short\n");
+}
+
+TEST_F(ReportTest, ReplacesWhatIsNoUtf8) {
+  auto output = JsonOutput::Create(Path("r.json"));
+  ASSERT_TRUE(output.ok() && output->Write({{"name", "eth\xff"}}).ok());
+  EXPECT_EQ(nlohmann::json::parse(Read(Path("r.json")))["name"], "eth\xef\xbf\xbd");
+}
+
+TEST_F(ReportTest, DevicesAreWrittenAsTheyAre) {
+  std::filesystem::create_symlink("/dev/null", Path("null"));
+  auto output = JsonOutput::Create(Path("null"));
+  ASSERT_TRUE(output.ok());
+  EXPECT_EQ(output->path(), Path("null"));
+  EXPECT_TRUE(output->Write({}).ok());
+  EXPECT_FALSE(std::filesystem::exists(Path("null.0")));
+}
+
+TEST_F(ReportTest, StandardOutputHasTwoNames) {
+  EXPECT_TRUE(JsonOutput::Create("-")->is_standard_output());
+  EXPECT_TRUE(JsonOutput::Create("/dev/stdout")->is_standard_output());
+  EXPECT_FALSE(JsonOutput::Create("")->wanted());
+  EXPECT_FALSE(std::filesystem::exists("-"));
 }
 
 TEST_F(ReportTest, NamesAPathThatCannotBeWritten) {
-  const auto report = Report::Create(Path("missing/r.json"));
-  EXPECT_THAT(Message(report.status()), HasSubstr(Path("missing/r.json")));
+  for (const std::string& path : {Path("missing/r.json"), folder_.string()}) {
+    const absl::Status status = JsonOutput::Create(path).status();
+    EXPECT_TRUE(absl::IsInvalidArgument(status));
+    EXPECT_THAT(Message(status), HasSubstr("--json " + path));
+  }
 }
 
 TEST_F(ReportTest, HoldsWhatTheTableShows) {
@@ -63,19 +101,20 @@ TEST_F(ReportTest, HoldsWhatTheTableShows) {
                        .blocks = 2,
                        .copies_per_byte = 2.5};
 
-  auto report = Report::Create(Path("r.json"));
-  ASSERT_TRUE(report.ok());
+  auto output = JsonOutput::Create(Path("r.json"));
+  ASSERT_TRUE(output.ok());
+  Report report(*std::move(output));
   Settings settings;
   settings.token = "hidden";
   PeerInfo peer;
   peer.rank = 0;
   peer.host = "caf\xe9";  // no UTF-8
-  report->Begin({"gradwire", "bench", "--token", "hidden", "--token=hidden"}, AllCollectives()[0],
-                {}, settings, {{peer, "tcp", "eth0"}});
-  report->Add(row);
-  report->End({}, {2, 0.25});
-  report->AddError("rank 1 left");
-  ASSERT_TRUE(report->Write().ok());
+  report.Begin({"gradwire", "bench", "--token", "hidden", "--token=hidden"}, AllCollectives()[0],
+               {}, settings, {{peer, "tcp", "eth0"}});
+  report.Add(row);
+  report.End({}, {2, 0.25});
+  report.AddError("rank 1 left");
+  ASSERT_TRUE(report.Write().ok());
 
   const std::string text = Read(Path("r.json"));
   EXPECT_THAT(text, Not(HasSubstr("hidden")));

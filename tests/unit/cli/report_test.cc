@@ -2,7 +2,7 @@
 
 #include <gtest/gtest.h>
 
-#include <fstream>
+#include <filesystem>
 #include <sstream>
 
 namespace gradwire::cli {
@@ -28,17 +28,19 @@ TEST(Wrapped, KeepsALongWordWhole) {
   EXPECT_EQ(Wrapped("a " + word + " b", 0), "a\n" + word + "\nb\n");
 }
 
-TEST(WriteJson, NamesTheFileThatCannotBeWritten) {
-  const absl::Status status = WriteJson({{"a", 1}}, "/no-such-folder/x.json");
-  EXPECT_FALSE(status.ok());
-  EXPECT_NE(Message(status).find("/no-such-folder/x.json"), std::string::npos);
+TEST(MakeOutputFolder, NamesTheFolderThatCannotBeWritten) {
+  for (const std::string folder : {"/proc/x", "/proc", "/dev/null", "/dev/null/x"}) {
+    const absl::Status status = MakeOutputFolder(folder);
+    EXPECT_TRUE(absl::IsInvalidArgument(status)) << folder;
+    EXPECT_NE(Message(status).find("--out " + folder), std::string::npos) << Message(status);
+  }
 }
 
-TEST(WriteJson, WritesWhatCanBeParsedAndReplacesBadText) {
-  const std::string path = testing::TempDir() + "report_test.json";
-  ASSERT_TRUE(WriteJson({{"name", "eth\xff"}}, path).ok());
-  std::ifstream file(path);
-  EXPECT_EQ(nlohmann::json::parse(file)["name"], "eth\xef\xbf\xbd");
+TEST(MakeOutputFolder, LeavesNothingInAFolderThatCan) {
+  const auto folder = std::filesystem::path(testing::TempDir()) / "report_test" / "below";
+  ASSERT_TRUE(MakeOutputFolder(folder).ok());
+  EXPECT_TRUE(std::filesystem::is_empty(folder));
+  std::filesystem::remove_all(folder.parent_path());
 }
 
 }  // namespace
