@@ -124,6 +124,17 @@ class UsageTest(ProcessTest):
             self.assertNotIn("gradwire demo", result.out)
             self.assertRegex(result.out, r"Examples?:[\s\S]*gradwire %s" % command)
 
+    def test_scripts_say_what_they_do_before_they_do_it(self):
+        top = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..", "examples")
+        for script in ("demo.sh", "fetch_mnist.sh"):
+            for flag in ("-h", "--help"):
+                result = self.run_to_end("sh", os.path.join(top, script), flag, timeout=5)
+                self.assertCode(result, 0)
+                self.assertRegex(result.out, "^usage: examples/" + script)
+                self.assertEqual(result.err, "")
+        self.assertOneLine(self.run_to_end("sh", os.path.join(top, "fetch_mnist.sh"), "--bogus"),
+                           "no flag --bogus")
+
     def test_version(self):
         result = self.gradwire("--version")
         self.assertCode(result, 0)
