@@ -37,11 +37,13 @@ absl::StatusOr<bool> RunTable(Job& job, const BenchRequest& request, bench::Repo
   if (report != nullptr) {
     report->Begin(CommandLine(), collective, request.options, request.settings, lines);
   }
-  if (speaks) PrintNow(bench::TableHeader(collective, request.options, lines));
+  const int columns = TerminalColumns();
+  const bool narrow = columns > 0 && columns < bench::kTableColumns;
+  if (speaks) PrintNow(bench::TableHeader(collective, request.options, lines, narrow));
   GW_ASSIGN_OR_RETURN(
       const bench::Totals totals,
       bench::RunSweep(*job.communicator, collective, request.options, [&](const bench::Row& row) {
-        if (speaks) PrintNow(bench::TableRow(row));
+        if (speaks) PrintNow(bench::TableRow(row, narrow));
         if (report != nullptr) report->Add(row);
       }));
   if (speaks) PrintNow(bench::TableFooter(collective, request.options, totals));
@@ -162,8 +164,8 @@ int RunBench(BenchRequest& request) {
 std::string Examples(const bench::CollectiveInfo& collective) {
   std::string text = fmt::format(
       "Examples:\n"
-      "  gradwire bench {0} --ranks 4 -b 8 -e 64M -f 8\n"
-      "  gradwire launch -n 4 gradwire bench {0} -b 8 -e 64M -f 8 \\\n"
+      "  gradwire bench {0} --ranks 4 -b 8 -e 128M -f 8\n"
+      "  gradwire launch -n 4 gradwire bench {0} -b 8 -e 128M -f 8 \\\n"
       "    -J {0}.json\n",
       collective.name);
   if (collective.id == bench::Collective::kAllReduce) {
@@ -197,7 +199,7 @@ void AddBench(CLI::App& root, Action& action) {
   AddPeersBench(*command, action);
   command->footer(
       "Examples:\n"
-      "  gradwire bench allreduce --ranks 4 -b 8 -e 64M -f 8\n"
+      "  gradwire bench allreduce --ranks 4 -b 8 -e 128M -f 8\n"
       "  gradwire bench write_bw                        one link, two local ranks\n"
       "  gradwire bench compare allreduce --ranks 2     RDMA beside TCP, by turns\n"
       "gradwire bench MEASUREMENT --help has the flags of each.\n");

@@ -2,6 +2,7 @@
 
 #include <fcntl.h>
 #include <poll.h>
+#include <sys/ioctl.h>
 #include <unistd.h>
 
 #include <atomic>
@@ -48,6 +49,12 @@ void IgnoreBrokenConnections() {
 }
 
 void KeepStandardOutputForJson() { json_alone = true; }
+
+int TerminalColumns() {
+  const int fd = json_alone ? STDERR_FILENO : STDOUT_FILENO;
+  winsize size{};
+  return isatty(fd) != 0 && ioctl(fd, TIOCGWINSZ, &size) == 0 ? size.ws_col : 0;
+}
 
 void PrintNow(std::string_view text) {
   std::FILE* const stream = json_alone ? stderr : stdout;

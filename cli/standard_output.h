@@ -21,6 +21,9 @@ void IgnoreBrokenConnections();
 // Standard output is for JSON alone from here on: PrintText writes to standard error.
 void KeepStandardOutputForJson();
 
+// Columns of the terminal that PrintNow writes to; 0: it is none.
+int TerminalColumns();
+
 // Prints `text` at once. A failure is kept for FinishStandardOutput, as it must not end the work of
 // other ranks half-way.
 void PrintNow(std::string_view text);

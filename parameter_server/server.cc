@@ -36,7 +36,7 @@ std::string RandomRun() {
 std::string Text(const ShardOptions& options) {
   std::string text(NameOf(options.consistency));
   if (options.consistency == Consistency::kBsp)
-    text += fmt::format(", {} workers", options.workers);
+    text += fmt::format(", {} worker{}", options.workers, options.workers == 1 ? "" : "s");
   if (options.consistency == Consistency::kSsp)
     text += fmt::format(", {} steps", options.staleness);
   return text;

@@ -1,7 +1,6 @@
 #include "analysis/report/json.h"
 
 #include "analysis/model_json.h"
-#include "transport/file_io.h"
 
 namespace gradwire::analysis {
 namespace {
@@ -226,12 +225,6 @@ void to_json(Json& json, const Report& report) {
 
 std::string Dump(const Json& json) {
   return json.dump(-1, ' ', false, Json::error_handler_t::replace);
-}
-
-absl::Status WriteJson(const Report& report, const std::filesystem::path& path) {
-  GW_ASSIGN_OR_RETURN(AtomicFile file, AtomicFile::Create(path));
-  GW_RETURN_IF_ERROR(file.Append(Dump(report) + "\n"));
-  return file.Commit();
 }
 
 }  // namespace gradwire::analysis

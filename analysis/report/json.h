@@ -4,7 +4,6 @@
 // data frames read as it is.
 #pragma once
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <string>
 
@@ -27,7 +26,5 @@ void to_json(Json& json, const Report& report);
 
 // As text on one line; bytes that are no UTF-8 are replaced.
 std::string Dump(const Json& json);
-
-absl::Status WriteJson(const Report& report, const std::filesystem::path& path);
 
 }  // namespace gradwire::analysis
