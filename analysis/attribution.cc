@@ -344,7 +344,7 @@ void Attribution::ClassifyTransit(const Passage& passage, uint64_t number, int64
       taken - there >= trace_.ReceiverNotReadyTimer(to) / 2) {
     return pieces.Until(end, Class::kReceiverNotReady, to);
   }
-  if (sender != nullptr && sender->retransmits > 0) return pieces.Until(end, wire, peer);
+  if (trace_.SentAgain(from, number, taken)) return pieces.Until(end, wire, peer);
   if (trace_.Immediate(from, to)) return pieces.Until(end, Class::kWakeUp, waiter);
   ClassifySlept(passage, pieces.now(), end, out);
 }

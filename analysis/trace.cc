@@ -176,6 +176,17 @@ const Doing* Trace::Find(int rank, uint64_t number) const {
   return doing == found->second.operations.end() ? nullptr : &doing->second;
 }
 
+bool Trace::SentAgain(int rank, uint64_t number, int64_t moment) const {
+  const auto found = ranks_.find(rank);
+  if (found == ranks_.end()) return false;
+  const auto& operations = found->second.operations;
+  for (auto at = operations.lower_bound(number); at != operations.end(); ++at) {
+    if (at->second.retransmits > 0) return true;
+    if (at->second.end_ns >= moment) return false;
+  }
+  return false;
+}
+
 std::vector<uint64_t> Trace::Numbers() const {
   std::set<uint64_t> numbers;
   for (const auto& [rank, each] : ranks_) {

@@ -68,6 +68,9 @@ class Trace {
   bool tcp(int rank) const;
   // Whether writes from `from` are in the memory of `to` as soon as they are posted or sent.
   bool Immediate(int from, int to) const;
+  // Whether `rank` sent packets again from operation `number` until `moment`, ns. It may be done
+  // with the operation, and into the next, before what it sent last turns out to be lost.
+  bool SentAgain(int rank, uint64_t number, int64_t moment) const;
   // How long `rank` has its peers wait when it is not ready to receive, ns.
   int64_t ReceiverNotReadyTimer(int rank) const;
   // The steps of training that `rank` recorded, in order.

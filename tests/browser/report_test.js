@@ -430,7 +430,7 @@ test("what was measured adds up and is drawn", slow, () => open("measured/report
 
 test("a study that was measured says on what", slow, () => open("studied/report.html", {}, async (page) => {
   const text = await page.locator("body").innerText();
-  for (const part of ["Do small writes gain", "In theory:", "In one round", "Measured with", "urxe0", "Linux", "gradwire bench allreduce"]) {
+  for (const part of ["Do small writes gain", "In theory:", "Of one round", "Measured with", "urxe0", "Linux", "gradwire bench allreduce"]) {
     assert.ok(text.includes(part), part);
   }
   assert.equal(await page.locator("table").first().locator("tbody tr").count(), 4);

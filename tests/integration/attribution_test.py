@@ -134,16 +134,14 @@ class InjectedCauses(MeasuringTest):
                 without.append(self.recorded(2, size, *base, env=env, calls=calls))
                 with_it.append(self.recorded(2, size, *cause, env=cause_env or env, calls=calls))
             times = [statistics.mean(r.durations()) for r in without]
-            slower = [statistics.mean(r.durations()) for r in with_it]
             def on_path(run):
                 return sum(run.on_path(each) for each in (name, *also)) / len(run.durations())
             before = [on_path(r) for r in without]
-            after = [on_path(r) for r in with_it]
             # The run in the middle by time stands for all.
             middle = sorted(with_it, key=lambda r: statistics.mean(r.durations()))[1]
             return self.judge(middle, name, None,
-                              statistics.median(after) - statistics.median(before),
-                              statistics.median(slower) - statistics.median(times))
+                              on_path(middle) - statistics.median(before),
+                              statistics.mean(middle.durations()) - statistics.median(times))
         self.attempts(attempt)
 
     SIGNALING = (*RDMA, "--slice-bytes", "16K", "--slots", "64", "--chain-length", "2")

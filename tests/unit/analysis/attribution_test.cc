@@ -30,6 +30,7 @@ Run Analysed(const Script& script) {
   EXPECT_TRUE(run.ok()) << run.status();
   if (!run.ok()) return {};
   EXPECT_THAT(run->problems, IsEmpty());
+  int64_t ended = 0;  // of the operation before, on every rank
   for (const Operation& operation : run->operations) {
     int64_t first = INT64_MAX, last = 0;
     for (const RankTimes& rank : operation.ranks) {
@@ -43,12 +44,13 @@ Run Analysed(const Script& script) {
       first = std::min(first, rank.begin_ns);
       last = std::max(last, rank.end_ns);
     }
-    int64_t now = first;
+    int64_t now = std::max(first, ended);
     for (const PathStep& step : operation.critical) {
       EXPECT_EQ(step.interval.begin_ns, now);
       now = step.interval.end_ns;
     }
     EXPECT_EQ(now, last);
+    ended = last;
   }
   return *std::move(run);
 }
@@ -256,6 +258,26 @@ TEST(Attribution, WhatTookLessThanTheTimerWasNotToldToComeAgain) {
   const auto& times = run.operations[1].ranks[0].total_ns;
   EXPECT_EQ(times[static_cast<size_t>(Class::kReceiverNotReady)], 0);
   EXPECT_EQ(times[static_cast<size_t>(Class::kWire)], 206'000);
+}
+
+// Rank 1 is done with the operation before its last write turns out to be lost: the packet is sent
+// again in its next one.
+TEST(Attribution, WhatIsSentAgainFromTheNextOperationWasOnItsWay) {
+  for (const uint32_t again : {0u, 1u}) {
+    Script script(2, "tcp");
+    script.Operation(0, 0, 5000);
+    script.Add(0, Kind::kBlock, 20, 4990);
+    script.Wait(0, 0, 5000, 1);
+    script.Write(1, 0, 10, 10, 12, 5000);
+    script.Operation(0, 5010, 5100, 2);
+    script.Add(1, Kind::kDevice, 0, 0, -1, 0, 0);
+    script.Operation(1, 0, 50);
+    script.Add(1, Kind::kDevice, 50, 50, -1, 0, 0);
+    script.Operation(1, 60, 5200, 2);
+    script.Add(1, Kind::kDevice, 5200, 5200, -1, 0, again);
+    const auto run = Analysed(script);
+    EXPECT_DOUBLE_EQ(Us(run, 0, again > 0 ? Class::kReceiveWait : Class::kWakeUp), 4988) << again;
+  }
 }
 
 TEST(Attribution, WakeUpIsWhatWasSleptThroughAfterTheDataWereThere) {
