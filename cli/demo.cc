@@ -17,7 +17,7 @@
 namespace gradwire::cli {
 namespace {
 
-using Json = nlohmann::json;
+using Json = nlohmann::ordered_json;
 
 constexpr const char* kDemoFooter = R"(Examples:
   gradwire demo
