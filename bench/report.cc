@@ -8,9 +8,11 @@
 #include <cerrno>
 #include <cstdio>
 #include <ctime>
+#include <span>
 #include <utility>
 
 #include "bench/resources.h"
+#include "transport/file_io.h"
 
 namespace gradwire::bench {
 namespace {
@@ -155,19 +157,21 @@ absl::Status JsonOutput::WriteText(std::string_view text) {
     if (std::fflush(stdout) == 0 && whole) return absl::OkStatus();
     return ErrnoError(errno, "cannot write JSON to standard output");
   }
-  // A pipe is opened now: its reader may not have come before.
-  const int fd = fd_ >= 0 ? fd_ : open(path_.c_str(), O_WRONLY | O_CLOEXEC);
-  bool good = fd >= 0 && (fd_ < 0 || (ftruncate(fd, 0) == 0 && lseek(fd, 0, SEEK_SET) == 0));
-  while (good && !text.empty()) {
-    const ssize_t count = write(fd, text.data(), text.size());
-    if (count < 0 && errno == EINTR) continue;
-    good = count > 0;
-    if (good) text.remove_prefix(static_cast<size_t>(count));
+  const ConstBytes bytes = std::as_bytes(std::span(text.data(), text.size()));
+  if (fd_ >= 0) {
+    if (ftruncate(fd_, 0) != 0 || lseek(fd_, 0, SEEK_SET) != 0) {
+      return ErrnoError(errno, "{}: cannot write", path_);
+    }
+    const absl::Status status = WriteWhole(fd_, bytes, path_);
+    written_ = status.ok();
+    return status;
   }
-  const int error = errno;
-  if (fd >= 0 && fd != fd_) close(fd);
-  written_ = true;
-  return good ? absl::OkStatus() : ErrnoError(error, "cannot write {}", path_);
+  // A pipe is opened now: its reader may not have come before.
+  const int fd = open(path_.c_str(), O_WRONLY | O_CLOEXEC);
+  if (fd < 0) return ErrnoError(errno, "{}: cannot write", path_);
+  const absl::Status status = WriteWhole(fd, bytes, path_);
+  close(fd);
+  return status;
 }
 
 absl::Status JsonOutput::Write(const Json& json) {

@@ -35,6 +35,16 @@ ssize_t WriteWithinLimit(int fd, ConstBytes bytes) {
 
 }  // namespace
 
+absl::Status WriteWhole(int fd, ConstBytes bytes, const std::filesystem::path& path) {
+  while (!bytes.empty()) {
+    const ssize_t written = WriteWithinLimit(fd, bytes);
+    if (written < 0 && errno == EINTR) continue;
+    if (written < 0) return ErrnoError(errno, "{}: cannot write", path.string());
+    bytes = bytes.subspan(static_cast<size_t>(written));
+  }
+  return absl::OkStatus();
+}
+
 absl::StatusOr<std::vector<uint8_t>> ReadFile(const std::filesystem::path& path, uint64_t limit) {
   std::error_code error;
   const auto status = std::filesystem::status(path, error);
@@ -180,15 +190,7 @@ AtomicFile::~AtomicFile() {
   unlink(temporary_.c_str());
 }
 
-absl::Status AtomicFile::Append(ConstBytes bytes) {
-  while (!bytes.empty()) {
-    const ssize_t written = WriteWithinLimit(fd_, bytes);
-    if (written < 0 && errno == EINTR) continue;
-    if (written < 0) return ErrnoError(errno, "{}: cannot write", path_.string());
-    bytes = bytes.subspan(static_cast<size_t>(written));
-  }
-  return absl::OkStatus();
-}
+absl::Status AtomicFile::Append(ConstBytes bytes) { return WriteWhole(fd_, bytes, path_); }
 
 absl::Status AtomicFile::Append(std::string_view text) {
   return Append(std::as_bytes(std::span(text.data(), text.size())));

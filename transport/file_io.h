@@ -15,6 +15,10 @@
 
 namespace gradwire {
 
+// Writes all of `bytes` to `fd`; the error names `path`. A file beyond the process's limit
+// (RLIMIT_FSIZE) is an error as a full disk is.
+absl::Status WriteWhole(int fd, ConstBytes bytes, const std::filesystem::path& path);
+
 // The file's bytes. NotFound when it is missing, DataLoss above `limit` bytes.
 absl::StatusOr<std::vector<uint8_t>> ReadFile(const std::filesystem::path& path, uint64_t limit);
 

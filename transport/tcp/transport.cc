@@ -58,14 +58,15 @@ void TcpTransport::Progress(Lane& lane, int room) {
   TcpLink& link = *lane.link;
   if (lane.sending()) link.Send(lane);
   if (!link.closed() && !lane.ended) link.Receive(lane, regions_, room);
-  // An ended connection is readable for ever; epoll must not wake us for it.
-  if (lane.ended) epoll_ctl(data_epoll_.get(), EPOLL_CTL_DEL, lane.fd(), nullptr);
-  if (link.closed()) {
+  if (link.closed() || lane.ended) {
+    // An ended connection is readable for ever; epoll must not wake us for it.
     for (const auto& each : link.lanes()) {
-      epoll_ctl(data_epoll_.get(), EPOLL_CTL_DEL, each->fd(), nullptr);
+      if (link.closed() || each->ended) {
+        epoll_ctl(data_epoll_.get(), EPOLL_CTL_DEL, each->fd(), nullptr);
+      }
     }
+    return;
   }
-  if (link.closed() || lane.ended) return;
   if (lane.armed_for_sending && !lane.sending()) Arm(lane);
   link.QueueIfBusy();
 }
