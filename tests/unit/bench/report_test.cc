@@ -3,6 +3,7 @@
 #include <gmock/gmock.h>
 #include <gtest/gtest.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 
 #include <filesystem>
 #include <fstream>
@@ -67,6 +68,23 @@ TEST_F(ReportTest, DevicesAreWrittenAsTheyAre) {
   EXPECT_EQ(output->path(), Path("null"));
   EXPECT_TRUE(output->Write({}).ok());
   EXPECT_FALSE(std::filesystem::exists(Path("null.0")));
+}
+
+// A file-size limit stands for a full disk; its signal must not end the process.
+TEST_F(ReportTest, OneThatDoesNotFitLeavesNothing) {
+  rlimit before{};
+  ASSERT_EQ(getrlimit(RLIMIT_FSIZE, &before), 0);
+  rlimit limit = before;
+  limit.rlim_cur = 4096;
+  {
+    auto output = JsonOutput::Create(Path("r.json"));
+    ASSERT_TRUE(output.ok()) << output.status();
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &limit), 0);
+    const absl::Status status = output->WriteText(std::string(10'000, 'x'));
+    ASSERT_EQ(setrlimit(RLIMIT_FSIZE, &before), 0);
+    EXPECT_THAT(Message(status), HasSubstr("r.json: cannot write"));
+  }
+  EXPECT_FALSE(std::filesystem::exists(Path("r.json")));
 }
 
 TEST_F(ReportTest, StandardOutputHasTwoNames) {
